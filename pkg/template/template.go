@@ -1,0 +1,96 @@
+// Package template is the SDK for job templates: pre-built, tested kinds of
+// work that administrators instantiate with parameters.
+//
+// A template is pure description plus one function. It is announced by the
+// executors that carry it, validated against its JSON schema at the registry
+// and again at the executor, and run in a child process, one attempt at a time.
+// It never reads the wall clock to decide what to do: everything relative is
+// relative to Run.ScheduledFor, so that a retry does the same work.
+package template
+
+import (
+	"context"
+	"time"
+)
+
+// JobTemplate is one kind of job. Implementations hold no state between runs;
+// every method may be called concurrently.
+type JobTemplate interface {
+	// Descriptor tells what the template is. It never changes within a process.
+	Descriptor() Descriptor
+	// Schema is the JSON Schema (draft 2020-12) of the parameters, with
+	// descriptions, defaults and bounds. It must not depend on the executor's
+	// configuration: see Descriptor.Restricted.
+	Schema() map[string]any
+	// ValidateParams checks what the schema cannot say. The parameters have
+	// already passed the schema. It returns nil or a *ParamsError.
+	ValidateParams(params map[string]any) error
+	// Execute does the work of one attempt and returns its result, which always
+	// has a "message". On failure it returns an *Error (made by Fail or
+	// Retryable) and may return what was done so far beside it. It returns soon
+	// after ctx ends; a process that does not is killed.
+	Execute(ctx context.Context, run *Run) (Result, error)
+}
+
+// Descriptor is what an executor announces and the registry lists.
+type Descriptor struct {
+	Type              string // e.g. "database_cleanup": lower case, digits and underscores
+	Version           int    // grows whenever the schema or the meaning changes
+	Name              string
+	Description       string
+	Category          string // e.g. "maintenance"
+	Icon              string // one emoji
+	EstimatedDuration string // for people, e.g. "5-30 minutes"
+	ResourceUsage     string // low, medium or high
+	RiskLevel         string // low, medium or high
+	// Idempotent says that a second attempt after an interrupted first one is
+	// harmless. Others are never attempted again after an ambiguous end.
+	Idempotent bool
+	// Destructive says that a run whose dryRun parameter is not true destroys data.
+	Destructive bool
+	// ConnectionKind names the kind of connection a run needs ("mongodb"), or "".
+	ConnectionKind string
+	// Restricted names the top-level string parameters whose values the
+	// executor's configuration allows ("collection"). The allowed values are
+	// announced beside the schema and shown as its enum.
+	Restricted []string
+}
+
+// Run is one attempt, as given to Execute. All fields are read-only.
+type Run struct {
+	ExecutionID  string
+	JobID        string
+	JobName      string
+	Organisation string
+	TriggeredBy  string         // scheduler, manual, chain, notification, backfill
+	Attempt      int            // from 1
+	ScheduledFor time.Time      // nominal time of the run, UTC; the origin of relative times
+	Zone         *time.Location // the job's zone, for calendar arithmetic
+	Params       map[string]any // JSON values: string, float64, bool, nil, []any, map[string]any
+	// Connections holds only what this run's template may use, by name.
+	Connections map[string]Connection
+	// Allowed holds the values permitted for each restricted parameter.
+	Allowed map[string][]string
+	// Report receives logs and progress. Never nil.
+	Report Reporter
+}
+
+// Connection is a named destination configured at the executor. It carries
+// secrets: never log it.
+type Connection struct {
+	Kind     string `json:"kind"` // "mongodb"
+	URI      string `json:"uri"`
+	Database string `json:"database,omitempty"`
+}
+
+// Reporter takes what a run says while it works. Safe for concurrent use; calls
+// never block for long and never fail.
+type Reporter interface {
+	// Log adds a line. Level is DEBUG, INFO, WARN or ERROR.
+	Log(level, message string)
+	// Progress tells how far the run is. Total is 0 when unknown.
+	Progress(done, total int64, message string)
+}
+
+// Result is what a run leaves behind: a JSON object that always has "message".
+type Result map[string]any
