@@ -1,0 +1,205 @@
+# Almanac. `make help` lists the targets. Go, make and git are all they need;
+# with a C compiler the tests also run under the race detector.
+
+SHELL := /bin/sh
+.SHELLFLAGS := -eu -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# Static binaries, the same here as in a container; only -race wants cgo.
+export CGO_ENABLED := 0
+export GOFLAGS ?= -buildvcs=false
+
+# The modules of go.work, then those outside it, whose dependencies would
+# otherwise decide the versions that the services run with.
+MODULES := $(shell sed -n 's|^[[:space:]]*\./||p' go.work)
+ALONE   := deploy/standin proto/tools/thirdparty
+TOOLS   := proto/tools/buf proto/tools/gen deploy/tools/lint
+
+# The whole-system tests start the binaries, so they run after the others.
+SYSTEM := deploy/local
+# Checks of the repository itself; `make verify` runs them.
+RULES  := ./deploy/verify/rules
+UNIT    = $(patsubst %,./%/...,$(filter-out $(SYSTEM) deploy/verify,$(MODULES))) ./deploy/verify/cover
+# Where goroutines share state, and the race detector earns its time.
+RACE := services/registry/internal/dispatch services/registry/internal/store services/registry/internal/api \
+	services/executor/internal/session services/executor/internal/children
+
+# Every command of ours. The runner never counts coverage: it has an empty
+# environment, so it could not say where to.
+COMMANDS  = $(patsubst %,./%,$(filter-out %/cmd/runner,$(wildcard services/*/cmd/* deploy/local/cmd/*)))
+RUNNER   := ./services/executor/cmd/runner
+
+# `make test` replaces these two, for binaries that count coverage.
+BIN   := bin
+BUILD := -trimpath
+
+COUNT := -covermode=atomic -coverpkg=github.com/almanac-scheduler/almanac/...
+COVERAGE_AT_LEAST := 85
+# What the measured coverage belongs to: every tracked or new file but the documents.
+STATE := { git ls-files -zco --exclude-standard -- . ':!docs' ':!*.md' | xargs -0 sha256sum 2>/dev/null || true; } | sha256sum
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- run ---------------------------------------------------------------------
+
+.PHONY: build
+build: ## build all binaries into bin/
+	@mkdir -p $(BIN)
+	@go build $(BUILD) -o $(BIN)/ $(COMMANDS)
+	@go build -trimpath -o $(BIN)/ $(RUNNER)
+	@GOWORK=off go build -C deploy/standin $(BUILD) -o $(CURDIR)/$(BIN)/ ./...
+
+.PHONY: run
+run: build ## build, then start the local system; Ctrl-C stops it
+	@exec bin/almanac-local run
+
+# --- test --------------------------------------------------------------------
+
+.PHONY: test
+test: BIN   := .cache/counting
+test: BUILD := -trimpath -cover $(COUNT)
+test: export GOCOVERDIR := $(CURDIR)/.cache/counted
+test: test-begin test-unit test-system show test-end ## run every test, with coverage
+
+.PHONY: test-begin
+test-begin:
+	@rm -rf coverage $(GOCOVERDIR)
+	@mkdir -p coverage $(GOCOVERDIR)
+	@date +%s >coverage/begun
+	@$(STATE) >coverage/tested
+
+.PHONY: test-unit
+test-unit:
+	@mkdir -p coverage
+	@pattern=$$(echo $(RACE) | sed 's/  */|/g'); \
+	all=$$(go list $(UNIT)); \
+	raced=$$(printf '%s\n' "$$all" | grep -E "/($$pattern)(/|$$)" || true); \
+	plain=$$(printf '%s\n' "$$all" | grep -vE "/($$pattern)(/|$$)" || true); \
+	race=; cgo=0; \
+	if command -v "$$(CGO_ENABLED=1 go env CC)" >/dev/null; then race=-race; cgo=1; \
+	else echo 'NOTE: there is no C compiler, so the race detector is off.'; fi; \
+	echo '== unit and conformance tests, simulation'; \
+	go test $(COUNT) -coverprofile=coverage/unit.out $$plain; \
+	if test -n "$$raced"; then \
+		echo "== the same, where goroutines share state ($${race:-no race detector})"; \
+		CGO_ENABLED=$$cgo go test $$race $(COUNT) -coverprofile=coverage/raced.out $$raced; \
+	fi
+	@for module in $(ALONE); do \
+		echo "== $$module"; \
+		GOWORK=off go test -C $$module $(COUNT) -coverprofile=$(CURDIR)/coverage/$$(basename $$module).out ./...; \
+	done
+
+.PHONY: test-system
+test-system: build
+	@echo '== whole-system tests of the real binaries'
+	@ALMANAC_BIN=$(CURDIR)/$(BIN) go test -count=1 -skip '^TestShow' $(COUNT) -coverprofile=coverage/system.out ./$(SYSTEM)/...
+
+.PHONY: show
+show: build ## show the first promises on a system of its own, step by step
+	@mkdir -p coverage
+	@echo '== what a first user sees'
+	@ALMANAC_BIN=$(CURDIR)/$(BIN) go test -count=1 -v -run '^TestShow' $(COUNT) -coverprofile=coverage/show.out ./$(SYSTEM)/...
+
+.PHONY: test-end
+test-end:
+	@go tool covdata textfmt -i=$(GOCOVERDIR) -o=coverage/binaries.out
+	@go run ./deploy/verify/cover -total coverage/*.out
+	@mv coverage/tested coverage/state
+	@echo "== all tests passed in $$(( $$(date +%s) - $$(cat coverage/begun) )) s"
+
+.PHONY: simulate
+simulate: ## simulate SEEDS=n seeds of crashes, losses and reorderings
+	@ALMANAC_SIM_SEEDS=$(SEEDS) go test -count=1 -v -timeout 0 -run '^TestSim' ./services/registry/internal/dispatch/...
+
+.PHONY: bench
+bench: build ## measure throughput and lateness, and print them
+	@exec bin/almanac-local bench
+
+.PHONY: counted
+counted:
+	@test "$$($(STATE))" = "$$(cat coverage/state 2>/dev/null)" || $(MAKE) test
+
+.PHONY: cover
+cover: counted ## print the coverage, per package and in total
+	@go run ./deploy/verify/cover coverage/*.out
+
+.PHONY: cover-check
+cover-check: counted
+	@go run ./deploy/verify/cover -total -at-least $(COVERAGE_AT_LEAST) coverage/*.out
+
+# --- generate ----------------------------------------------------------------
+
+# Tools are built once, and again when their versions change.
+bin/buf: proto/tools/buf/go.mod proto/tools/buf/go.sum
+bin/protoc-gen-go: proto/tools/gen/go.mod proto/tools/gen/go.sum
+bin/golangci-lint: deploy/tools/lint/go.mod deploy/tools/lint/go.sum
+bin/buf bin/protoc-gen-go bin/golangci-lint:
+	@echo "building the tools of $(<D) (once)"
+	@mkdir -p bin
+	@GOWORK=off go build -C $(<D) -o $(CURDIR)/bin/ tool
+	@touch $@
+
+# Other people's .proto files, as their Go packages describe them.
+proto/third_party: proto/tools/thirdparty/main.go proto/tools/thirdparty/go.mod
+	@GOWORK=off go run -C proto/tools/thirdparty . $(CURDIR)/proto/third_party
+	@touch $@
+
+.PHONY: generate
+generate: bin/buf bin/protoc-gen-go proto/third_party ## generate Go and OpenAPI from proto/
+	@bin/buf generate
+
+.PHONY: proto-lint
+proto-lint: bin/buf proto/third_party
+	@bin/buf lint
+
+.PHONY: proto-breaking
+proto-breaking: bin/buf proto/third_party ## compare the protocol with its committed baseline
+	@mkdir -p .cache
+	@bin/buf build --path proto/almanac -o .cache/protocol.binpb
+	@bin/buf breaking .cache/protocol.binpb --against proto/baseline.binpb || { \
+		echo 'The protocol breaks its clients. If that is meant: make proto-baseline'; exit 1; }
+
+.PHONY: proto-baseline
+proto-baseline: bin/buf proto/third_party ## accept the present protocol as the baseline
+	@bin/buf build --path proto/almanac --exclude-source-info -o proto/baseline.binpb
+
+# --- verify ------------------------------------------------------------------
+
+.PHONY: verify
+verify: proto-lint proto-breaking generate-check tidy-check rules lint cover-check ## check all that is not a test, and the coverage
+	@echo '== verified'
+
+.PHONY: generate-check
+generate-check: generate
+	@changes=$$(git status --porcelain -- proto/gen); \
+	test -z "$$changes" || { \
+		git --no-pager diff HEAD -- proto/gen | head -50; echo "$$changes"; \
+		echo 'proto/gen is not what the committed .proto files give: commit the outcome of make generate'; exit 1; }
+
+.PHONY: tidy-check
+tidy-check:
+	@for module in $(MODULES) $(ALONE) $(TOOLS); do \
+		GOWORK=off go mod tidy -C $$module -diff || { echo "$$module: run make tidy"; exit 1; }; \
+	done
+	@for module in $(MODULES) $(ALONE); do GOWORK=off go build -C $$module ./...; done
+
+.PHONY: rules
+rules:
+	@go test -count=1 $(RULES)
+
+.PHONY: lint
+lint: bin/golangci-lint ## lint every module
+	@bin/golangci-lint run $(PACKAGES)
+	@for module in $(ALONE); do (cd $$module && GOWORK=off $(CURDIR)/bin/golangci-lint run -c $(CURDIR)/.golangci.yml); done
+
+.PHONY: tidy
+tidy: ## tidy every module and format all Go code
+	@for module in $(MODULES) $(ALONE) $(TOOLS); do GOWORK=off go mod tidy -C $$module; done
+
+.PHONY: clean
+clean: ## remove what was built; the local system's data stays
+	@rm -rf bin .cache coverage proto/third_party
