@@ -4,6 +4,6 @@ go 1.26.0
 
 require (
 	github.com/netresearch/go-cron v0.9.1
-	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3 // indirect
+	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
 	golang.org/x/text v0.14.0 // indirect
 )

@@ -173,7 +173,7 @@ func (s *Schema) collect(e *jsonschema.ValidationError, fields *[]FieldError) {
 		add("", "has none, or more than one, of the permitted forms: %s", s.remedy(e.InstanceLocation))
 	default:
 		if len(e.Causes) == 0 {
-			add("", "does not satisfy the schema (%s): %s", strings.Join(e.ErrorKind.KeywordPath(), "/"), s.remedy(e.InstanceLocation))
+			add("", "does not satisfy the schema: %s", s.remedy(e.InstanceLocation))
 		}
 		for _, cause := range e.Causes {
 			s.collect(cause, fields)
