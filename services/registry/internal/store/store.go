@@ -1,0 +1,299 @@
+// Package store says what the registry needs of a store: operations of a
+// scheduler, each atomic by itself, never generic reading and writing.
+//
+// # Rules every store keeps
+//
+// The primary key is the law: an execution's id is made of (job, trigger, key),
+// so that recording the same cause twice is a duplicate key and any process may
+// try again after any crash.
+//
+// Every change of an execution is one compare-and-set on its (status, token).
+// CancelRequested is written by RequestCancel alone, never by a Change.
+//
+// The store reads no clock: now is an argument. Times are kept to the
+// millisecond, in UTC.
+//
+// # Answers
+//
+// An operation is Done, Lost (somebody else won; the answer carries what
+// stands) or Unknown (an error: it may or may not have happened). Every
+// operation may be repeated as it was: one that already happened answers Done
+// again. An answer of Done or Lost is durable: it survives a loss of power.
+//
+// Methods are safe for concurrent use. Errors wrap the sentinels of package
+// job; anything else wraps job.ErrUnavailable.
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
+)
+
+// Store is everything. Callers declare the part they use.
+type Store interface {
+	// Do performs operations, each atomic by itself, in the order given, grouped
+	// as the store likes. It returns one answer for each. A store that cannot
+	// tell answers Unknown for those it cannot tell of.
+	Do(ctx context.Context, now time.Time, ops []Op) []Answer
+
+	Definitions
+	History
+	Work
+	Access
+
+	// Ready returns nil when the store takes writes, else an error that wraps
+	// job.ErrUnavailable and says why.
+	Ready(ctx context.Context) error
+	// Close ends the store after what was submitted is durable.
+	Close() error
+}
+
+// Op is one operation for Do: *Fire, *Change, *Beat, *EndSession or *AppendLog.
+type Op interface{ op() }
+
+// Fire records the execution of the job's next fire time and advances the job,
+// atomically. It takes effect only while the job is live and has exactly
+// (Version, FireAt). Done: recorded now or by an earlier try of the very same
+// Fire (same lease). Lost with SlotBy set: the job's slot is held by that
+// execution. Lost with Execution set: a record of that id stands already; the
+// job was advanced past it (past MissedUntil if it is a skip) if it still stood
+// at FireAt. Lost with neither: the job has changed; Job carries it as it
+// stands, nil when it is deleted.
+type Fire struct {
+	Execution *job.Execution // scheduled for FireAt; pending, leased or skipped
+	Version   int            // of the job
+	FireAt    time.Time      // its NextRunAt
+	Next      time.Time      // its NextRunAt afterwards; zero for none
+}
+
+// Change writes To over the record while it has exactly (Status, Token), and
+// with Uncancelled only while no cancellation is requested. It writes neither
+// identity nor frozen fields nor CancelRequested. Done: written now, or To
+// stands already. Lost: Execution carries what stands, nil when there is none.
+type Change struct {
+	Status      job.Status
+	Token       int64
+	Uncancelled bool
+	To          *job.Execution
+	Audit       *Audit // kept with the change when a person made it
+}
+
+// Beat proves that a session lives: its counter becomes Count if it is lower.
+// Lost: the session ended or never was.
+type Beat struct {
+	Session string
+	Count   int64
+}
+
+// EndSession declares a session dead while its counter is exactly Count. Done
+// also when it is gone already. Lost: it has beaten since.
+type EndSession struct {
+	Session string
+	Count   int64
+}
+
+// AppendLog keeps a chunk of an attempt's log. Repeating (ID, Token, Number) is
+// Done and changes nothing. Lost: there is no such execution.
+type AppendLog struct {
+	ID     string
+	Token  int64
+	Number int
+	Lines  []job.LogLine
+}
+
+func (*Fire) op()       {}
+func (*Change) op()     {}
+func (*Beat) op()       {}
+func (*EndSession) op() {}
+func (*AppendLog) op()  {}
+
+// Outcome is the kind of an answer.
+type Outcome int
+
+// The outcomes.
+const (
+	Unknown Outcome = iota
+	Done
+	Lost
+)
+
+// Answer is what became of one Op.
+type Answer struct {
+	Outcome   Outcome
+	Execution *job.Execution // Lost: what stands
+	Job       *job.Job       // Lost Fire: the job as it stands
+	SlotBy    string         // Lost Fire: who holds the slot
+	Err       error          // Unknown: why
+}
+
+// Audit is who did what, kept in the same atomic step as what was done.
+type Audit struct {
+	At      time.Time
+	User    string
+	Address string
+	Action  string // job.create, ...
+	Object  string // id of the job, execution, user
+	Before  []byte // JSON or nil
+	After   []byte // JSON or nil
+}
+
+// AuditEntry is a kept Audit. ID is the object and its audit number.
+type AuditEntry struct {
+	ID string
+	Audit
+}
+
+// Definitions are the operations on jobs and templates.
+type Definitions interface {
+	// CreateJob inserts the job. replayed: a job with this id and fingerprint
+	// was there already and is returned. Errors: job.ErrNameTaken,
+	// job.ErrKeyReused (same id, other fingerprint), *job.LimitError (limit > 0
+	// and that many live jobs).
+	CreateJob(ctx context.Context, c CreateJob) (stored *job.Job, replayed bool, err error)
+	// EditJob replaces the job while it has exactly (Version, NextRunAt), the caller
+	// having settled the fire times up to now.
+	// After's version must be Version + 1. Errors: job.ErrNotFound,
+	// job.ErrNameTaken, job.ErrVersion (another version), job.ErrConflict (the
+	// version matches but NextRunAt moved: read and decide afresh). On an error
+	// nothing happened.
+	EditJob(ctx context.Context, e EditJob) (*job.Job, error)
+	// DeleteJob makes a tombstone, frees the name, and cancels what waits
+	// unleased. What is leased or running goes on. version 0 means any. Returns
+	// the job as it was. Errors: job.ErrNotFound, job.ErrVersion.
+	DeleteJob(ctx context.Context, id string, version int, now time.Time, a *Audit) (*job.Job, error)
+	// Job returns a live job or, with Deleted set, a tombstone. Errors:
+	// job.ErrNotFound.
+	Job(ctx context.Context, id string) (*job.Job, error)
+	// Jobs returns a page of the live jobs, newest first, and how many match.
+	Jobs(ctx context.Context, f JobFilter) (page []*job.Job, total int, err error)
+	// PutTemplates inserts or replaces templates by type; a lower version than
+	// the stored one changes nothing.
+	PutTemplates(ctx context.Context, ts []job.Template) error
+	// Templates returns all templates by type.
+	Templates(ctx context.Context) ([]job.Template, error)
+}
+
+// CreateJob is a job to insert. Fingerprint identifies the request behind an
+// idempotency key; empty without one.
+type CreateJob struct {
+	Job         *job.Job
+	Fingerprint string
+	Limit       int // of live jobs; 0 for none
+	Audit       *Audit
+}
+
+// EditJob is an edit of a job.
+type EditJob struct {
+	Version   int
+	NextRunAt time.Time
+	After     *job.Job
+	Audit     *Audit
+}
+
+// JobFilter selects jobs. Empty fields select all.
+type JobFilter struct {
+	TemplateTypes []string
+	Enabled       *bool
+	Offset, Limit int
+}
+
+// History is what is read about executions, and what people do to them.
+type History interface {
+	// RunNow inserts a pending manual execution and counts it against the
+	// user's quota, once per execution id. replayed: it stood already and is
+	// returned. Errors: job.ErrNotFound (no live job), *job.SlotHeldError,
+	// *job.LimitError; they leave nothing behind.
+	RunNow(ctx context.Context, r RunNow) (stored *job.Execution, replayed bool, err error)
+	// RequestCancel sets CancelRequested on a live record; on one that waits
+	// unleased it ends the record as cancelled instead. Returns the record as
+	// it stands then. Errors: job.ErrNotFound, job.ErrEnded. A repeated request
+	// on a live record is no error.
+	RequestCancel(ctx context.Context, id string, now time.Time, a *Audit) (*job.Execution, error)
+	// Execution returns one execution. Errors: job.ErrNotFound.
+	Execution(ctx context.Context, id string) (*job.Execution, error)
+	// Executions returns a page of a job's executions, latest ScheduledFor
+	// first, and exactly how many match. An unknown job has none.
+	Executions(ctx context.Context, f ExecutionFilter) (page []*job.Execution, total int, err error)
+	// Logs returns a page of an execution's log lines in order (by token, chunk
+	// number, line) and how many there are.
+	Logs(ctx context.Context, id string, offset, limit int) (lines []job.LogLine, total int, err error)
+	// Audits returns a page of the audit log, latest first. object "" means all.
+	Audits(ctx context.Context, object string, offset, limit int) (page []AuditEntry, total int, err error)
+}
+
+// RunNow is a manual run to insert.
+type RunNow struct {
+	Execution *job.Execution // trigger manual, pending, due now
+	PerHour   int            // the user's quota in any 60 minutes; 0 for none
+	Now       time.Time
+	Audit     *Audit
+}
+
+// ExecutionFilter selects executions of one job.
+type ExecutionFilter struct {
+	JobID         string
+	Statuses      []job.Status // empty for all
+	Offset, Limit int
+}
+
+// Work is what dispatch reads. Each method returns records in the order given
+// and at most limit of them, strictly after the cursor; pass the last one
+// returned to go on, nil to begin.
+type Work interface {
+	// DueJobs returns live jobs with NextRunAt <= until, by (NextRunAt, ID).
+	DueJobs(ctx context.Context, until time.Time, after *job.Job, limit int) ([]*job.Job, error)
+	// Waiting returns unleased pending and retrying records of the template
+	// with WakeAt <= until, by (WakeAt, id or an equally stable order).
+	Waiting(ctx context.Context, templateType string, until time.Time, after *job.Execution, limit int) ([]*job.Execution, error)
+	// Held returns all records that somebody has leased, by a stable order.
+	Held(ctx context.Context, after *job.Execution, limit int) ([]*job.Execution, error)
+	// Overdue returns leased, running and ended records with WakeAt <= now (no
+	// waiting ones), by (WakeAt, stable order).
+	Overdue(ctx context.Context, now time.Time, limit int) ([]*job.Execution, error)
+	// OpenSession inserts a live session, or does nothing if it lives already.
+	// Errors: job.ErrConflict when it was declared dead.
+	OpenSession(ctx context.Context, s Session, now time.Time) error
+	// Sessions returns the live sessions with their beat counters, by id. Ended
+	// ones are forgotten after a day.
+	Sessions(ctx context.Context) ([]Session, error)
+}
+
+// Session is an executor process.
+type Session struct {
+	ID    string
+	Host  string
+	Count int64 // beat counter
+}
+
+// Access is what identities need.
+type Access interface {
+	// AddUser inserts a user. Errors: job.ErrUserExists.
+	AddUser(ctx context.Context, u User, a *Audit) error
+	// UserByName returns a user. Errors: job.ErrNotFound.
+	UserByName(ctx context.Context, name string) (User, error)
+	// AddToken keeps a token's hash. Repeating it is no error.
+	AddToken(ctx context.Context, t Token) error
+	// TokenOwner returns the token and its user. Errors: job.ErrNotFound.
+	TokenOwner(ctx context.Context, hash string) (Token, User, error)
+	// DeleteExpiredTokens removes tokens that expired before now.
+	DeleteExpiredTokens(ctx context.Context, now time.Time) error
+}
+
+// User is a person or a service.
+type User struct {
+	Name         string
+	Role         string // super_admin, admin or user
+	PasswordHash string // argon2id in PHC form; empty for none
+	CreatedAt    time.Time
+}
+
+// Token is an opaque bearer token, known by its hash.
+type Token struct {
+	Hash      string // hex SHA-256
+	User      string
+	Name      string // for people
+	CreatedAt time.Time
+	ExpiresAt time.Time // zero for never
+}
