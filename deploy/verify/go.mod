@@ -1,0 +1,3 @@
+module github.com/almanac-scheduler/almanac/deploy/verify
+
+go 1.26.0
