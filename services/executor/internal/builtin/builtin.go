@@ -1,0 +1,9 @@
+// Package builtin holds the job templates that Almanac ships.
+package builtin
+
+import "github.com/almanac-scheduler/almanac/pkg/template"
+
+// Templates returns the shipped templates, ordered by type.
+func Templates() []template.JobTemplate {
+	return []template.JobTemplate{databaseCleanup{}, testScheduler{}, ticketCleanup{}}
+}

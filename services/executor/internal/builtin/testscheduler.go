@@ -1,0 +1,86 @@
+package builtin
+
+import (
+	"context"
+	"time"
+
+	"github.com/almanac-scheduler/almanac/pkg/template"
+)
+
+// testScheduler shows that jobs run: it logs a message, takes the time it is
+// told to, and fails when it is told to.
+type testScheduler struct{}
+
+func (testScheduler) Descriptor() template.Descriptor {
+	return template.Descriptor{
+		Type:              "test_scheduler",
+		Version:           1,
+		Name:              "Test Scheduler",
+		Description:       "Log a message to show that the scheduler works; touches no data",
+		Category:          "diagnostics",
+		Icon:              "🧪",
+		EstimatedDuration: "under 1 second, or as long as asked for",
+		ResourceUsage:     "low",
+		RiskLevel:         "low",
+		Idempotent:        true,
+	}
+}
+
+const (
+	defaultMessage = "The scheduler works"
+	maxDuration    = 24 * time.Hour
+)
+
+func (testScheduler) Schema() map[string]any {
+	return map[string]any{
+		"type":                 "object",
+		"additionalProperties": false,
+		"properties": map[string]any{
+			"message": map[string]any{
+				"type":        "string",
+				"description": "What to log",
+				"minLength":   1,
+				"maxLength":   1000,
+				"default":     defaultMessage,
+			},
+			"duration_seconds": map[string]any{
+				"type":        "number",
+				"description": "How long the run takes, in seconds",
+				"minimum":     0,
+				"maximum":     maxDuration.Seconds(),
+				"default":     0,
+			},
+			"fail": map[string]any{
+				"type":        "boolean",
+				"description": "Whether the run ends as a failure, to try out retries and notifications",
+				"default":     false,
+			},
+		},
+	}
+}
+
+func (testScheduler) ValidateParams(map[string]any) error { return nil }
+
+func (testScheduler) Execute(ctx context.Context, run *template.Run) (template.Result, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, template.AsError(err)
+	}
+	message, ok := run.Params["message"].(string)
+	if !ok {
+		message = defaultMessage
+	}
+	run.Report.Log("INFO", message)
+	seconds, _ := run.Params["duration_seconds"].(float64)
+	for done, total := time.Duration(0), time.Duration(seconds*float64(time.Second)); done < total; {
+		step := min(time.Second, total-done)
+		if err := wait(ctx, step); err != nil {
+			return nil, template.AsError(err)
+		}
+		done += step
+		run.Report.Progress(int64(done/time.Millisecond), int64(total/time.Millisecond), "Waiting")
+	}
+	if fail, _ := run.Params["fail"].(bool); fail {
+		return nil, template.Retryable("requested", "The run failed because its parameter fail is true")
+	}
+	return template.Result{"message": message}, nil
+}
