@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -37,7 +38,7 @@ func readMessage(r io.Reader) (message, error) {
 	}
 	var whole bytes.Buffer
 	whole.Write(header[:])
-	if _, err := io.CopyN(&whole, r, length-headerBytes); err == io.EOF {
+	if _, err := io.CopyN(&whole, r, length-headerBytes); errors.Is(err, io.EOF) {
 		return nil, io.ErrUnexpectedEOF
 	} else if err != nil {
 		return nil, err

@@ -111,7 +111,7 @@ func (p *Proxy) serveClient(soft, hard context.Context, turn chan struct{}, clie
 	for {
 		request, err := readMessage(client)
 		switch {
-		case err == io.EOF, soft.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded):
+		case errors.Is(err, io.EOF), soft.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded):
 			return nil
 		case err != nil:
 			return fmt.Errorf("read a request: %w", err)

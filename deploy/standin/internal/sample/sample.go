@@ -81,7 +81,7 @@ type person struct {
 
 func (g *generator) person(number int) person {
 	first, last := g.pick(firstNames), g.pick(lastNames)
-	created := g.between(g.begin, g.now)
+	created := g.between(g.begin, g.between(g.begin, g.now)) // most of them came early
 	return person{
 		id:         g.id(created),
 		name:       first + " " + last,
@@ -105,7 +105,7 @@ func (g *generator) user(p person) bson.D {
 
 func (g *generator) session(people []person) bson.D {
 	owner := people[g.random.IntN(len(people))]
-	lastActive := g.lately(owner.created, owner.lastActive)
+	lastActive := g.between(owner.created, owner.lastActive)
 	return bson.D{
 		{Key: "_id", Value: g.id(g.between(owner.created, lastActive))},
 		{Key: "userId", Value: owner.id},
@@ -142,7 +142,7 @@ func (g *generator) message(people []person) bson.D {
 	if people[to].created.After(earliest) {
 		earliest = people[to].created
 	}
-	created := g.lately(earliest, g.now)
+	created := g.between(earliest, g.now)
 	return bson.D{
 		{Key: "_id", Value: g.id(created)},
 		{Key: "from", Value: people[from].email},

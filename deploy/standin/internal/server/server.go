@@ -20,7 +20,6 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/almanac-scheduler/almanac/deploy/standin/internal/proxy"
 )
@@ -213,15 +212,12 @@ func startFerretDB(folder string, logger *zap.Logger) (address string, stop func
 		RawQuery: url.Values{"_pragma": {"synchronous(normal)"}}.Encode(),
 	}
 	// Below error it tells every refused command, which the client learns anyway.
-	core, err := zapcore.NewIncreaseLevelCore(logger.Core(), zapcore.ErrorLevel)
-	if err != nil {
-		return "", nil, fmt.Errorf("log FerretDB's errors: %w", err)
-	}
+	errorsOnly := logger.WithOptions(zap.IncreaseLevel(zap.ErrorLevel)).Core()
 	ferret, err := ferretdb.New(&ferretdb.Config{
 		Listener:  ferretdb.ListenerConfig{TCP: "127.0.0.1:0"},
 		Handler:   "sqlite",
 		SQLiteURL: source.String(),
-		Logger:    slog.New(zapslog.NewHandler(core, zapslog.WithName("ferretdb"))),
+		Logger:    slog.New(zapslog.NewHandler(errorsOnly, zapslog.WithName("ferretdb"))),
 	})
 	if err != nil {
 		return "", nil, fmt.Errorf("start FerretDB: %w", err)
