@@ -1,0 +1,101 @@
+package runner
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"runtime/debug"
+	"strings"
+	"time"
+	_ "time/tzdata" // jobs have zones, and a confined runner cannot rely on the machine's
+
+	"github.com/almanac-scheduler/almanac/pkg/template"
+)
+
+// stackLines is how much of a panicking template's stack goes to its log.
+const stackLines = 30
+
+// Execute performs one attempt in the calling process: it checks the parameters
+// again, applies the time-out, and turns whatever the template does, a panic
+// included, into a Result. It returns when the template does.
+func Execute(ctx context.Context, t *template.Compiled, run *Run, report template.Reporter) *Result {
+	params := map[string]any{}
+	if len(run.Params) > 0 {
+		if err := json.Unmarshal(run.Params, &params); err != nil {
+			return failed(template.Fail(template.CodeValidation, "parameters must be a JSON object: %w", err))
+		}
+	}
+	zone, err := time.LoadLocation(run.Timezone)
+	if err != nil {
+		return failed(template.Fail(template.CodeValidation, "timezone %q is not known here: %w", run.Timezone, err))
+	}
+	if run.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, run.Timeout)
+		defer cancel()
+	}
+	got, err := guarded(t, report, func() (template.Result, error) {
+		if err := t.ValidateParams(params, run.Allowed); err != nil {
+			return nil, err
+		}
+		return t.Template.Execute(ctx, &template.Run{
+			ExecutionID: run.ExecutionID, JobID: run.JobID, JobName: run.JobName, Organisation: run.Organisation,
+			TriggeredBy: run.TriggeredBy, Attempt: run.Attempt, ScheduledFor: run.ScheduledFor.UTC(), Zone: zone,
+			Params: params, Connections: run.Connections, Allowed: run.Allowed, Report: report,
+		})
+	})
+	return ending(ctx, got, err)
+}
+
+// guarded turns a panic into an error and the first lines of its stack into the
+// run's log.
+func guarded(t *template.Compiled, report template.Reporter, do func() (template.Result, error)) (got template.Result, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			lines := strings.SplitN(string(debug.Stack()), "\n", stackLines+1)
+			for _, line := range lines[:min(len(lines), stackLines)] {
+				report.Log("ERROR", strings.ReplaceAll(line, "\t", "    "))
+			}
+			got, err = nil, template.Fail(CodePanic, "template %s panicked: %v", t.Descriptor.Type, cause)
+		}
+	}()
+	return do()
+}
+
+// ending says what the answer of a template means. A failure after the context
+// ended is put down to that end; what was done so far stays.
+func ending(ctx context.Context, got template.Result, err error) *Result {
+	result := &Result{Status: StatusSuccess}
+	if err != nil {
+		result = failed(template.AsError(err))
+	}
+	if err != nil && result.ErrorCode != CodePanic {
+		switch {
+		case errors.Is(ctx.Err(), context.DeadlineExceeded):
+			result.Status, result.ErrorCode = StatusTimedOut, template.CodeTimeout
+		case ctx.Err() != nil:
+			result.Status, result.ErrorCode = StatusCancelled, template.CodeCancelled
+		}
+	}
+	if got == nil {
+		return result
+	}
+	text, err := json.Marshal(got)
+	switch {
+	case err != nil:
+		return failed(template.Fail(template.CodeInternal, "the template's result is not JSON: %w", err))
+	case len(text) > MaxResultBytes:
+		return failed(template.Fail(template.CodeLimit, "the template's result is %d KiB of JSON: at most %d are permitted", len(text)>>10, MaxResultBytes>>10))
+	}
+	result.Result = text
+	return result
+}
+
+func failed(err *template.Error) *Result {
+	return &Result{Status: StatusFailed, Error: err.Message, ErrorCode: err.Code, Retryable: err.Retryable}
+}
+
+// unknownTemplate is the result of a run whose template is not here.
+func unknownTemplate(templateType string) *Result {
+	return failed(template.Fail(template.CodeValidation, "template %q is not in this runner", templateType))
+}
