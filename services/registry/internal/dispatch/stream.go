@@ -1,8 +1,10 @@
 package dispatch
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
@@ -99,4 +101,124 @@ type Assignment struct {
 	Parameters   json.RawMessage
 	Timeout      time.Duration
 	AwaitGo      bool
+}
+
+// Frames to executors stay below these, so that one never outgrows a message.
+const (
+	maxFrameAssignments = 256
+	maxFrameBytes       = 1 << 20
+)
+
+// Stream is an executor's stream as dispatch sees it. Receive and Next may be
+// called concurrently with each other, each by one goroutine.
+type Stream struct {
+	d  *Dispatcher
+	id string
+
+	// Owned by the loop.
+	session   *session
+	templates []string
+	free      int   // granted credits that are not used
+	number    int64 // of the last assignment
+	open      bool
+	draining  bool
+	suspects  map[Holding]bool // held there, unknown here, at the last heartbeat
+
+	mu    sync.Mutex
+	out   Outbound      // gathered, not yet taken
+	err   error         // why the stream ended
+	ready chan struct{} // holds a token while there is something to take
+}
+
+// Receive hands a frame to the loop and waits while it is busy. The frame
+// belongs to dispatch afterwards. It returns why the stream ended, if it did.
+func (s *Stream) Receive(ctx context.Context, in *Inbound) error {
+	if err := s.ended(); err != nil {
+		return err
+	}
+	return s.d.post(ctx, func(l *loop) { l.inbound(s, in) })
+}
+
+// Next waits until there is something to send and takes it; an error says why
+// the stream ends.
+func (s *Stream) Next(ctx context.Context) (*Outbound, error) {
+	for {
+		if out := s.take(); out != nil {
+			return out, nil
+		}
+		if err := s.ended(); err != nil {
+			return nil, err
+		}
+		select {
+		case <-s.ready:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Close tells the loop that the transport is gone. What was leased over it
+// stays leased until the executor says otherwise, or dies.
+func (s *Stream) Close() {
+	_ = s.d.post(context.Background(), func(l *loop) { l.closeStream(s, errClosed) })
+}
+
+var errClosed = errors.New("the stream was closed")
+
+func (s *Stream) ended() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// take removes what may be sent as one frame; nil when there is nothing.
+func (s *Stream) take() *Outbound {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := s.out
+	if len(out.Assignments) == 0 && len(out.Go) == 0 && len(out.Acknowledged) == 0 && len(out.Cancel) == 0 && len(out.Stale) == 0 && !out.Beat {
+		return nil
+	}
+	s.out = Outbound{}
+	n, size := 0, 0
+	for n < len(out.Assignments) && n < maxFrameAssignments && (n == 0 || size+len(out.Assignments[n].Parameters) < maxFrameBytes) {
+		size += len(out.Assignments[n].Parameters)
+		n++
+	}
+	if n < len(out.Assignments) {
+		// What speaks of assignments that are still to be sent must not overtake
+		// them: only a cancellation can.
+		s.out.Assignments = out.Assignments[n:]
+		s.out.Cancel, out.Cancel = out.Cancel, nil
+		s.signal()
+	}
+	out.Assignments = out.Assignments[:n:n]
+	return &out
+}
+
+func (s *Stream) signal() {
+	select {
+	case s.ready <- struct{}{}:
+	default:
+	}
+}
+
+// put adds to what is to be sent.
+func (s *Stream) put(add func(out *Outbound)) {
+	s.mu.Lock()
+	if s.err == nil {
+		add(&s.out)
+	}
+	s.mu.Unlock()
+	s.signal()
+}
+
+// end makes Receive and Next return err.
+func (s *Stream) end(err error) {
+	s.mu.Lock()
+	if s.err == nil {
+		s.err, s.out = err, Outbound{}
+	}
+	s.mu.Unlock()
+	s.signal()
 }
