@@ -53,6 +53,9 @@ func run(args []string, out io.Writer) error {
 	}
 	if !*total {
 		for _, name := range slices.Sorted(maps.Keys(packages)) {
+			if packages[name].statements == 0 {
+				continue // declarations only
+			}
 			fmt.Fprintf(out, "%6.1f %%  %5d  %s\n", packages[name].percent(), packages[name].statements, strings.TrimPrefix(name, ours))
 		}
 	}

@@ -11,6 +11,7 @@ const profile = `mode: atomic
 github.com/almanac-scheduler/almanac/pkg/a/one.go:1.1,2.2 3 0
 github.com/almanac-scheduler/almanac/pkg/a/one.go:3.1,4.2 1 7
 github.com/almanac-scheduler/almanac/pkg/b/two.go:1.1,2.2 4 0
+github.com/almanac-scheduler/almanac/pkg/c/three.go:1.1,2.2 0 0
 github.com/almanac-scheduler/almanac/proto/gen/almanac/v1/job.pb.go:1.1,2.2 1000 0
 `
 
