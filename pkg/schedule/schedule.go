@@ -17,7 +17,7 @@ type Schedule struct {
 	base  int64 // interval: first fire time; once: the only one
 	step  int64 // interval: seconds
 	cal   *calendar
-	zone  zone
+	zone  *zone
 	every bool // a repeated local time counts each time
 	after bool // times lost in a gap run after it
 }
@@ -27,19 +27,14 @@ type Schedule struct {
 // one interval after the anchor. The other types ignore it. The error is that of
 // [Canonical].
 func Compile(spec Spec, anchor time.Time) (*Schedule, error) {
-	spec, err := Canonical(spec)
+	spec, cal, z, err := canonical(spec)
 	if err != nil {
 		return nil, err
 	}
-	s := &Schedule{typ: spec.Type, zone: zone{time.UTC}}
+	s := &Schedule{typ: spec.Type, zone: utc}
 	switch spec.Type {
 	case Cron:
-		if s.cal, err = parseCron(spec.Expression); err != nil {
-			return nil, err
-		}
-		if s.zone, err = loadZone(spec.Timezone); err != nil {
-			return nil, err
-		}
+		s.cal, s.zone = cal, z
 		s.every = s.cal.rhythm || spec.DST.Overlap == OverlapTwice
 		s.after = !s.cal.rhythm && spec.DST.Gap == GapRunAfter
 	case Interval:

@@ -83,45 +83,39 @@ func (p *problems) add(field, format string, args ...any) {
 //
 // The error is an [errors.Join] of one [*FieldError] for each field at fault.
 func Canonical(spec Spec) (Spec, error) {
-	var p problems
-	out := canonical(spec, &p)
-	if len(p) > 0 {
-		return Spec{}, errors.Join(p...)
-	}
-	return out, nil
+	out, _, _, err := canonical(spec)
+	return out, err
 }
 
-func canonical(spec Spec, p *problems) Spec {
+// canonical also returns what a cron schedule is compiled from.
+func canonical(spec Spec) (out Spec, cal *calendar, z *zone, err error) {
+	p := new(problems)
 	spec, source := expand(spec, p)
-	if len(*p) > 0 {
-		return Spec{} // the type is in doubt, so nothing else can be judged
+	if len(*p) > 0 { // the type is in doubt, so nothing else can be judged
+		return Spec{}, nil, nil, errors.Join(*p...)
 	}
 	refuseForeign(spec, source, p)
 
-	out := Spec{Type: spec.Type}
+	out.Type = spec.Type
 	switch spec.Type {
 	case Cron:
 		out.Expression, out.Timezone = spec.Expression, spec.Timezone
 		if out.Timezone == "" {
 			out.Timezone = "UTC"
 		}
-		if _, err := loadZone(out.Timezone); err != nil {
+		if z, err = loadZone(out.Timezone); err != nil {
 			p.add("timezone", "%s", err)
 		}
 		if out.Expression == "" {
 			p.add(source, `is required for a cron schedule, for example "0 19 * * *"`)
-		} else if _, err := parseCron(out.Expression); err != nil {
+		} else if cal, err = parseCron(out.Expression); err != nil {
 			p.add(source, "%s", err)
 		}
 		out.DST = canonicalDST(spec.DST, p)
 	case Interval:
 		out.IntervalSeconds = spec.IntervalSeconds
 		if s := spec.IntervalSeconds; s < 1 || s > maxInterval {
-			if source == "interval_seconds" {
-				p.add(source, "must be from 1 to %d (ten years), not %d", maxInterval, s)
-			} else {
-				p.add(source, "must ask for 1s to %ds (ten years), not %ds", maxInterval, s)
-			}
+			p.add("interval_seconds", "must be from 1 to %d (ten years), not %d", maxInterval, s)
 		}
 		out.Start = canonicalTime("start", spec.Start, p)
 	case Once:
@@ -131,12 +125,15 @@ func canonical(spec Spec, p *problems) Spec {
 		out.RunAt = canonicalTime("run_at", spec.RunAt, p)
 	case Manual:
 	}
-	return out
+	if len(*p) > 0 {
+		return Spec{}, nil, nil, errors.Join(*p...)
+	}
+	return out, cal, z, nil
 }
 
 // expand resolves the short forms: the cron field, a missing type, a zone in front
 // of the expression, @every. It also returns the name of the field that the
-// expression or the interval came from, for later messages.
+// expression came from, for later messages.
 func expand(spec Spec, p *problems) (_ Spec, source string) {
 	source = "expression"
 	if spec.Cron != "" {
@@ -175,9 +172,6 @@ func expand(spec Spec, p *problems) (_ Spec, source string) {
 		return spec, source
 	}
 
-	if spec.Type == Interval && spec.Expression == "" {
-		return spec, "interval_seconds"
-	}
 	if spec.Type == Cron {
 		expandExpression(&spec, source, p)
 	}
@@ -213,14 +207,15 @@ func expandExpression(spec *Spec, source string, p *problems) {
 		p.add(source, "needs a duration of whole seconds after @every, for example @every 1h30m")
 		return
 	}
+	if every < time.Second || every > maxInterval*time.Second {
+		p.add(source, "must ask for 1s to %ds (ten years) after @every", maxInterval)
+		return
+	}
 	spec.Type, spec.Expression, spec.IntervalSeconds = Interval, "", int64(every/time.Second)
 }
 
 // refuseForeign reports the fields that do not belong to the spec's type.
 func refuseForeign(spec Spec, source string, p *problems) {
-	if source == "interval_seconds" {
-		source = "expression" // not given at all in this case
-	}
 	for _, f := range []struct {
 		name  string
 		given bool
