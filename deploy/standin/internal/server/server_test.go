@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/event"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 	"go.mongodb.org/mongo-driver/v2/mongo/readconcern"
@@ -56,8 +57,16 @@ func connect(t *testing.T, s *Server) *mongo.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = client.Disconnect(context.Background()) })
+	t.Cleanup(func() { disconnect(client) })
 	return client
+}
+
+// disconnect does not say goodbye, for where the server has been stopped the driver would look for it
+// for 30 s.
+func disconnect(client *mongo.Client) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = client.Disconnect(ctx)
 }
 
 func count(t *testing.T, collection *mongo.Collection, filter bson.D) int64 {
@@ -182,7 +191,8 @@ func TestConnectionCutInTheMiddleOfAMessage(t *testing.T) {
 	}
 
 	body, err := bson.Marshal(bson.D{
-		{Key: "insert", Value: "things"}, {Key: "$db", Value: "app"},
+		{Key: "insert", Value: "things"},
+		{Key: "$db", Value: "app"},
 		{Key: "documents", Value: bson.A{bson.D{{Key: "_id", Value: 2}}}},
 	})
 	if err != nil {
@@ -521,4 +531,67 @@ func TestWhatCleanUpsUse(t *testing.T) {
 			t.Errorf("%v: %v", command, err)
 		}
 	}
+}
+
+// A cursor that waits for the next document in a capped collection lets the insert through that it
+// waits for, and does not keep the server from ending.
+func TestCursorThatWaits(t *testing.T) {
+	s, stop := start(t, config(t, t.TempDir()))
+	database := connect(t, s).Database("app")
+	if err := database.CreateCollection(t.Context(), "events", options.CreateCollection().SetCapped(true).SetSizeInBytes(1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	insert := func(id int64) {
+		t.Helper()
+		if _, err := database.Collection("events").InsertOne(t.Context(), bson.D{{Key: "_id", Value: id}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	insert(1)
+
+	const patience, last = time.Minute, 3
+	asked := make(chan struct{}, 10)
+	watcher, err := mongo.Connect(options.Client().ApplyURI(s.URI()).SetMonitor(&event.CommandMonitor{
+		Started: func(_ context.Context, e *event.CommandStartedEvent) {
+			if e.CommandName == "getMore" {
+				asked <- struct{}{}
+			}
+		},
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cursor, err := watcher.Database("app").Collection("events").Find(t.Context(), bson.D{},
+		options.Find().SetCursorType(options.TailableAwait).SetMaxAwaitTime(patience).SetBatchSize(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(chan int64)
+	go func() {
+		defer close(seen)
+		for cursor.Next(context.Background()) {
+			seen <- cursor.Current.Lookup("_id").AsInt64()
+		}
+	}()
+	began := time.Now()
+	for id := int64(1); id <= last; id++ {
+		if got := <-seen; got != id {
+			t.Fatalf("saw %d, want %d", got, id)
+		}
+		<-asked // for the next one
+		if id < last {
+			insert(id + 1)
+		}
+	}
+	if err := database.Client().Ping(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if took := time.Since(began); took > patience/2 {
+		t.Errorf("it took %v", took)
+	}
+	if id, more := <-seen; more {
+		t.Errorf("saw %d after the end", id)
+	}
+	disconnect(watcher)
 }
