@@ -1,0 +1,164 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+
+	almanacv1 "github.com/almanac-scheduler/almanac/proto/gen/almanac/v1"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
+)
+
+// firstLogs is how many lines stand beside an execution; the rest comes by page.
+const firstLogs = 1000
+
+type executionService struct {
+	almanacv1.UnimplementedExecutionServiceServer
+	*rooms
+}
+
+// ListExecutions implements the RPC of that name.
+func (s *executionService) ListExecutions(ctx context.Context, req *almanacv1.ListExecutionsRequest) (*almanacv1.ListExecutionsResponse, error) {
+	_, limit, offset := paging(req.Page, req.Limit, 50)
+	filter := store.ExecutionFilter{JobID: req.Id, Offset: offset, Limit: limit}
+	for _, status := range req.Status {
+		filter.Statuses = append(filter.Statuses, job.Status(status))
+	}
+	page, total, err := s.Store.Executions(ctx, filter)
+	if err != nil {
+		return nil, fmt.Errorf("list executions: %w", err)
+	}
+	if total == 0 { // of a job without any, or of none; a deleted one is one
+		if _, err := s.Store.Job(ctx, req.Id); err != nil {
+			return nil, noSuch("job", req.Id, err)
+		}
+	}
+	out := &almanacv1.ListExecutionsResponse{Total: int32(total)}
+	for _, e := range page {
+		m, err := executionMessage(e, s.Dispatcher.Progress)
+		if err != nil {
+			return nil, err
+		}
+		out.Executions = append(out.Executions, m)
+	}
+	return out, nil
+}
+
+func (s *executionService) find(ctx context.Context, id string) (*job.Execution, error) {
+	e, err := s.Store.Execution(ctx, id)
+	return e, noSuch("execution", id, err)
+}
+
+// GetExecution implements the RPC of that name.
+func (s *executionService) GetExecution(ctx context.Context, req *almanacv1.GetExecutionRequest) (*almanacv1.GetExecutionResponse, error) {
+	e, err := s.find(ctx, req.ExecutionId)
+	if err != nil {
+		return nil, err
+	}
+	m, err := executionMessage(e, s.Dispatcher.Progress)
+	if err != nil {
+		return nil, err
+	}
+	lines, _, err := s.Store.Logs(ctx, req.ExecutionId, 0, firstLogs)
+	if err != nil {
+		return nil, fmt.Errorf("read the log: %w", err)
+	}
+	return &almanacv1.GetExecutionResponse{Execution: m, Logs: logLines(lines)}, nil
+}
+
+// ListLogs implements the RPC of that name.
+func (s *executionService) ListLogs(ctx context.Context, req *almanacv1.ListLogsRequest) (*almanacv1.ListLogsResponse, error) {
+	_, limit, offset := paging(req.Page, req.Limit, firstLogs)
+	lines, total, err := s.Store.Logs(ctx, req.ExecutionId, offset, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read the log: %w", err)
+	}
+	if total == 0 {
+		if _, err := s.find(ctx, req.ExecutionId); err != nil {
+			return nil, err
+		}
+	}
+	return &almanacv1.ListLogsResponse{Logs: logLines(lines), Total: int32(total)}, nil
+}
+
+// CancelExecution implements the RPC of that name.
+func (s *executionService) CancelExecution(ctx context.Context, req *almanacv1.CancelExecutionRequest) (*almanacv1.CancelExecutionResponse, error) {
+	before, err := s.find(ctx, req.ExecutionId)
+	if err != nil {
+		return nil, err
+	}
+	if err := callerOf(ctx).MayCancel(before.TriggeredByUser); err != nil {
+		return nil, err
+	}
+	now := s.Now()
+	a, err := s.audit(ctx, "execution.cancel", before, func(after *job.Execution) {
+		after.CancelRequested = true
+		after.Reason = cmp.Or(req.Reason, after.Reason)
+	})
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.Store.RequestCancel(ctx, req.ExecutionId, now, a)
+	if errors.Is(err, job.ErrEnded) {
+		return nil, fail(kindEnded, "execution %s is over already: there is nothing to cancel", req.ExecutionId)
+	}
+	if err != nil {
+		return nil, noSuch("execution", req.ExecutionId, err)
+	}
+	message := "Execution cancelled"
+	if !e.Status.Ended() {
+		s.Dispatcher.CancelRequested(e)
+		message = "Execution is being cancelled"
+	}
+	m, err := executionMessage(e, s.Dispatcher.Progress)
+	if err != nil {
+		return nil, err
+	}
+	return &almanacv1.CancelExecutionResponse{Execution: m, Message: message}, nil
+}
+
+// ResolveExecution implements the RPC of that name.
+func (s *executionService) ResolveExecution(ctx context.Context, req *almanacv1.ResolveExecutionRequest) (*almanacv1.ResolveExecutionResponse, error) {
+	before, err := s.find(ctx, req.ExecutionId)
+	if err != nil {
+		return nil, err
+	}
+	if before.Status != job.Unknown {
+		return nil, fail(kindEnded, "the end of execution %s is not unknown but %s: there is nothing to resolve", before.ID, before.Status)
+	}
+	resolved := before.Resolved(job.Status(req.Status), req.Reason)
+	a, err := s.audit(ctx, "execution.resolve", before, func(after *job.Execution) { *after = *resolved })
+	if err != nil {
+		return nil, err
+	}
+	answer := s.Store.Do(ctx, s.Now(), []store.Op{&store.Change{Status: before.Status, Token: before.Token, To: resolved, Audit: a}})[0]
+	switch answer.Outcome {
+	case store.Lost:
+		return nil, job.ErrConflict // a late result came in
+	case store.Unknown:
+		return nil, fmt.Errorf("resolve execution %s: %w", before.ID, answer.Err)
+	case store.Done:
+	}
+	m, err := executionMessage(resolved, s.Dispatcher.Progress)
+	if err != nil {
+		return nil, err
+	}
+	return &almanacv1.ResolveExecutionResponse{Execution: m, Message: "Execution resolved"}, nil
+}
+
+// audit describes what change does to the execution.
+func (s *executionService) audit(ctx context.Context, action string, e *job.Execution, change func(*job.Execution)) (*store.Audit, error) {
+	changed := *e
+	change(&changed)
+	before, err := executionMessage(e, s.Dispatcher.Progress)
+	if err != nil {
+		return nil, err
+	}
+	after, err := executionMessage(&changed, s.Dispatcher.Progress)
+	if err != nil {
+		return nil, err
+	}
+	return audit(ctx, s.Now(), action, e.ID, before, after)
+}

@@ -1,0 +1,97 @@
+package api
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/protobuf/types/known/structpb"
+
+	almanacv1 "github.com/almanac-scheduler/almanac/proto/gen/almanac/v1"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/templates"
+)
+
+type templateService struct {
+	almanacv1.UnimplementedTemplateServiceServer
+	*rooms
+}
+
+// ListTemplates implements the RPC of that name.
+func (s *templateService) ListTemplates(context.Context, *almanacv1.ListTemplatesRequest) (*almanacv1.ListTemplatesResponse, error) {
+	out := &almanacv1.ListTemplatesResponse{}
+	for _, e := range s.Templates.List() {
+		m, err := templateMessage(e)
+		if err != nil {
+			return nil, err
+		}
+		out.Templates = append(out.Templates, m)
+	}
+	return out, nil
+}
+
+// GetTemplate implements the RPC of that name.
+func (s *templateService) GetTemplate(_ context.Context, req *almanacv1.GetTemplateRequest) (*almanacv1.GetTemplateResponse, error) {
+	e, ok := s.Templates.Lookup(req.Type)
+	if !ok {
+		return nil, fail(kindNotFound, "there is no template %s", req.Type)
+	}
+	m, err := templateMessage(e)
+	if err != nil {
+		return nil, err
+	}
+	return &almanacv1.GetTemplateResponse{Template: m, Schema: m.ParametersSchema}, nil
+}
+
+func templateMessage(e *templates.Entry) (*almanacv1.Template, error) {
+	schema, err := structpb.NewStruct(e.Shown)
+	if err != nil {
+		return nil, fmt.Errorf("schema of template %s: %w", e.Type, err)
+	}
+	return &almanacv1.Template{
+		Id: e.Type, Name: e.Name, Description: e.Description, Category: e.Category, Icon: e.Icon, ParametersSchema: schema,
+		EstimatedDuration: e.EstimatedDuration, ResourceUsage: e.ResourceUsage, RiskLevel: e.RiskLevel,
+		Idempotent: e.Idempotent, Destructive: e.Destructive, Version: int32(e.Version), Available: e.Available,
+	}, nil
+}
+
+type authService struct {
+	almanacv1.UnimplementedAuthServiceServer
+	*rooms
+}
+
+// LogIn implements the RPC of that name.
+func (s *authService) LogIn(ctx context.Context, req *almanacv1.LogInRequest) (*almanacv1.LogInResponse, error) {
+	in, err := s.Guard.LogIn(ctx, req.Username, req.Password, callerOf(ctx).address)
+	if err != nil {
+		return nil, err
+	}
+	return &almanacv1.LogInResponse{Token: in.Token, ExpiresAt: timestamp(in.ExpiresAt), Username: in.User, Role: string(in.Role)}, nil
+}
+
+type auditService struct {
+	almanacv1.UnimplementedAuditServiceServer
+	*rooms
+}
+
+// ListAudit implements the RPC of that name.
+func (s *auditService) ListAudit(ctx context.Context, req *almanacv1.ListAuditRequest) (*almanacv1.ListAuditResponse, error) {
+	_, limit, offset := paging(req.Page, req.Limit, 50)
+	page, total, err := s.Store.Audits(ctx, req.Object, offset, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read the audit log: %w", err)
+	}
+	out := &almanacv1.ListAuditResponse{Total: int32(total)}
+	for _, a := range page {
+		before, err := freeForm(a.Before)
+		if err != nil {
+			return nil, fmt.Errorf("audit entry %s: %w", a.ID, err)
+		}
+		after, err := freeForm(a.After)
+		if err != nil {
+			return nil, fmt.Errorf("audit entry %s: %w", a.ID, err)
+		}
+		out.Entries = append(out.Entries, &almanacv1.AuditEntry{
+			Id: a.ID, At: timestamp(a.At), User: a.User, Address: a.Address, Action: a.Action, Object: a.Object, Before: before, After: after,
+		})
+	}
+	return out, nil
+}
