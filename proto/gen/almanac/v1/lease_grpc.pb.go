@@ -34,6 +34,11 @@ const (
 // assignments, never more than were granted. Each side sends what has gathered
 // as one frame. A result is kept, and sent again after a reconnect, until it is
 // acknowledged; the registry acknowledges only what is durable.
+//
+// A stream that the registry ends with FAILED_PRECONDITION says that the session
+// was declared dead: the executor takes a new session id, says hello with
+// everything that it still holds, and is told in the answer what is stale; what
+// is not named stale may go on, and its result counts.
 type LeaseServiceClient interface {
 	// Lease carries one session's traffic with one registry.
 	Lease(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[LeaseRequest, LeaseResponse], error)
@@ -72,6 +77,11 @@ type LeaseService_LeaseClient = grpc.BidiStreamingClient[LeaseRequest, LeaseResp
 // assignments, never more than were granted. Each side sends what has gathered
 // as one frame. A result is kept, and sent again after a reconnect, until it is
 // acknowledged; the registry acknowledges only what is durable.
+//
+// A stream that the registry ends with FAILED_PRECONDITION says that the session
+// was declared dead: the executor takes a new session id, says hello with
+// everything that it still holds, and is told in the answer what is stale; what
+// is not named stale may go on, and its result counts.
 type LeaseServiceServer interface {
 	// Lease carries one session's traffic with one registry.
 	Lease(grpc.BidiStreamingServer[LeaseRequest, LeaseResponse]) error
