@@ -78,6 +78,7 @@ func (t truth) not() truth {
 		return never
 	case never:
 		return always
+	case some:
 	}
 	return some
 }

@@ -211,7 +211,8 @@ func (r *relay) forward(client io.Reader, backend io.Writer) error {
 		if _, err := io.ReadFull(client, header); err != nil {
 			return err
 		}
-		message := append(header, make([]byte, binary.LittleEndian.Uint32(header)-16)...)
+		message := make([]byte, binary.LittleEndian.Uint32(header))
+		copy(message, header)
 		if _, err := io.ReadFull(client, message[16:]); err != nil {
 			return err
 		}
