@@ -467,7 +467,9 @@ type precondition struct {
 
 func (p precondition) any() bool { return len(p.versions) == 0 }
 
-func (p precondition) allows(version int) bool { return p.any() || slices.Contains(p.versions, version) }
+func (p precondition) allows(version int) bool {
+	return p.any() || slices.Contains(p.versions, version)
+}
 
 // ifMatch reads the header of that name: *, or a list of quoted versions. A weak
 // tag counts as a strong one, because proxies that compress answers weaken them
@@ -492,4 +494,3 @@ func ifMatch(ctx context.Context) (precondition, error) {
 	}
 	return p, nil
 }
-

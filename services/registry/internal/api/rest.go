@@ -402,4 +402,3 @@ func (s *Server) write(w http.ResponseWriter, st *status.Status) {
 	w.WriteHeader(code)
 	_, _ = w.Write(body)
 }
-

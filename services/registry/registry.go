@@ -1,0 +1,220 @@
+// Package registry is the service that owns the definitions of jobs, decides
+// when they run, and leases their runs to executors. This file is the only place
+// that knows which store is in use and reads the clock.
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/almanac-scheduler/almanac/pkg/telemetry"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/access"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/api"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/dispatch"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/store/sqlitestore"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/templates"
+)
+
+// How often the owner of the clock looks at its parts.
+const (
+	healthEvery = time.Second
+	tidyEvery   = time.Hour
+	readyEvery  = 20 * time.Millisecond // until it is
+)
+
+// Run is a registry from its start to the end of ctx. It returns nil when ctx
+// ended it, after everything it acknowledged is durable; else what went wrong,
+// naming the setting if it is one.
+func Run(ctx context.Context, cfg Config) error {
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	log, err := telemetry.NewLogger(os.Stderr, cfg.LogFormat, cfg.LogLevel)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Sync() }()
+	token, err := cfg.executorToken()
+	if err != nil {
+		return err
+	}
+	if token == "" {
+		log.Warn("no executor_token_file: executors are not let in, so nothing will run")
+	}
+	s, err := openStore(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	err = runOn(ctx, cfg, s, token, log)
+	return errors.Join(err, s.Close())
+}
+
+func openStore(ctx context.Context, cfg Config, log *zap.Logger) (store.Store, error) {
+	path, err := cfg.storePath()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	s, err := sqlitestore.Open(ctx, path, sqlitestore.Options{Log: log.Named("store")})
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return s, nil
+}
+
+// runOn runs on a store that the caller closes afterwards.
+func runOn(ctx context.Context, cfg Config, s store.Store, executorToken string, log *zap.Logger) error {
+	guard, err := access.New(s, executorToken, time.Now)
+	if err != nil {
+		return err
+	}
+	catalogue := templates.New(s, log.Named("templates"))
+	if err := catalogue.Load(ctx); err != nil {
+		return err
+	}
+	dispatcher := dispatch.New(s, dispatch.Config{
+		SessionTTL: cfg.SessionTTL, MissedAfter: cfg.MissedAfter, Idempotent: catalogue.Idempotent, Now: time.Now, Log: log.Named("dispatch"),
+	})
+	server, err := api.New(api.Config{
+		Store: s, Dispatcher: dispatcher, Templates: catalogue, Guard: guard, Name: cfg.Name, SessionTTL: cfg.SessionTTL,
+		MaxJobs: cfg.MaxJobs, ManualRunsPerHour: cfg.ManualRunsPerHour, TLS: cfg.tls(), Now: time.Now, Log: log.Named("api"),
+		OpenStream: func(ctx context.Context, h dispatch.Hello) (api.LeaseStream, error) {
+			stream, err := dispatcher.Open(ctx, h)
+			if err != nil {
+				return nil, err // not a nil pointer in a non-nil interface
+			}
+			return stream, nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	rest, grpc, err := listen(ctx, cfg)
+	if err != nil {
+		return err
+	}
+
+	// Requests end before the dispatcher that they need, and both before the
+	// store is closed.
+	serving, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	dispatching, stopDispatching := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopDispatching()
+	var parts sync.WaitGroup
+	var dispatched error
+	parts.Go(func() {
+		defer stopServing()
+		if err := dispatcher.Run(dispatching); err != nil && dispatching.Err() == nil {
+			dispatched = fmt.Errorf("dispatch: %w", err)
+		}
+	})
+	at := Addresses{HTTP: rest.Addr().String(), GRPC: grpc.Addr().String()}
+	parts.Go(func() {
+		if err := announce(serving, cfg, at, dispatcher, s, log); err != nil {
+			log.Error("the ready file could not be written", zap.Error(err))
+			dispatched = errors.Join(dispatched, err)
+			stopServing()
+		}
+	})
+	parts.Go(func() { every(serving, healthEvery, func() { server.UpdateHealth(serving) }) })
+	parts.Go(func() {
+		every(serving, tidyEvery, func() {
+			if err := s.DeleteExpiredTokens(serving, time.Now()); err != nil {
+				log.Warn("expired tokens could not be deleted", zap.Error(err))
+			}
+		})
+	})
+	served := server.Serve(serving, rest, grpc)
+	stopServing()
+	stopDispatching()
+	parts.Wait()
+	log.Info("stopped")
+	return errors.Join(served, dispatched)
+}
+
+func listen(ctx context.Context, cfg Config) (rest, grpc net.Listener, err error) {
+	var config net.ListenConfig
+	if rest, err = config.Listen(ctx, "tcp", cfg.HTTPAddr); err != nil {
+		return nil, nil, fmt.Errorf("http_addr: %w", err)
+	}
+	if grpc, err = config.Listen(ctx, "tcp", cfg.GRPCAddr); err != nil {
+		rest.Close()
+		return nil, nil, fmt.Errorf("grpc_addr: %w", err)
+	}
+	return rest, grpc, nil
+}
+
+// announce tells where the registry is, once it works.
+func announce(ctx context.Context, cfg Config, at Addresses, dispatcher *dispatch.Dispatcher, s store.Store, log *zap.Logger) error {
+	for dispatcher.Ready() != nil || s.Ready(ctx) != nil {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(readyEvery):
+		}
+	}
+	log.Info("ready", zap.String("http", at.HTTP), zap.String("grpc", at.GRPC), zap.Bool("tls", cfg.TLSCertFile != ""))
+	if cfg.ReadyFile != "" {
+		content, err := json.Marshal(at)
+		if err != nil {
+			return fmt.Errorf("ready_file: %w", err)
+		}
+		// Renamed into place: whoever sees the file sees all of it.
+		if err := os.WriteFile(cfg.ReadyFile+".new", append(content, '\n'), 0o600); err != nil {
+			return fmt.Errorf("ready_file: %w", err)
+		}
+		if err := os.Rename(cfg.ReadyFile+".new", cfg.ReadyFile); err != nil {
+			return fmt.Errorf("ready_file: %w", err)
+		}
+	}
+	if cfg.Ready != nil {
+		cfg.Ready(at)
+	}
+	return nil
+}
+
+// every calls f now and then until ctx ends.
+func every(ctx context.Context, interval time.Duration, f func()) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		f()
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// withGuard opens the store for one administrative command.
+func withGuard(ctx context.Context, cfg Config, f func(*access.Guard) error) error {
+	log, err := telemetry.NewLogger(os.Stderr, cfg.LogFormat, cfg.LogLevel)
+	if err != nil {
+		return err
+	}
+	s, err := openStore(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	guard, err := access.New(s, "", time.Now)
+	if err == nil {
+		err = f(guard)
+	}
+	return errors.Join(err, s.Close())
+}
+
+// expiry is when something that is good for so long from now on expires.
+func expiry(lifetime time.Duration) time.Time { return time.Now().UTC().Add(lifetime) }
