@@ -85,7 +85,8 @@ func runOn(ctx context.Context, cfg Config, s store.Store, executorToken string,
 		return err
 	}
 	dispatcher := dispatch.New(s, dispatch.Config{
-		SessionTTL: cfg.SessionTTL, MissedAfter: cfg.MissedAfter, Idempotent: catalogue.Idempotent, Now: time.Now, Log: log.Named("dispatch"),
+		Policy:     dispatch.Policy{MissedAfter: cfg.MissedAfter, Idempotent: catalogue.Idempotent},
+		SessionTTL: cfg.SessionTTL, Now: time.Now, Log: log.Named("dispatch"),
 	})
 	server, err := api.New(api.Config{
 		Store: s, Dispatcher: dispatcher, Templates: catalogue, Guard: guard, Name: cfg.Name, SessionTTL: cfg.SessionTTL,
