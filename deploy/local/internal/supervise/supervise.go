@@ -25,7 +25,7 @@ type Command struct {
 	// Args gives the arguments, without the program's name. It is called before
 	// every start, so that a restarted server can be given its former address.
 	Args func() []string
-	// Env is added to the supervisor's own environment.
+	// Env is the whole environment.
 	Env []string
 	// Log is the file that gets the process's output, appended.
 	Log string
@@ -115,9 +115,9 @@ func (p *Process) start() (*exec.Cmd, error) {
 	if err != nil {
 		return nil, fmt.Errorf("log of %s: %w", p.command.Name, err)
 	}
-	defer log.Close() // the child has its own
+	defer log.Close()                                        // the child has its own
 	cmd := exec.Command(p.command.Path, p.command.Args()...) //nolint:noctx // ends by Stop, which asks before it kills
-	cmd.Env = append(os.Environ(), p.command.Env...)
+	cmd.Env = append([]string{}, p.command.Env...)           // never nil, which would mean the supervisor's own
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid:   true, // a Ctrl-C is for the supervisor, which ends them in order

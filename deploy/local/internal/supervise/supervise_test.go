@@ -52,7 +52,7 @@ func commandOf(role, dir string, args ...string) Command {
 		Name: role,
 		Path: os.Args[0],
 		Args: func() []string { return args },
-		Env:  []string{roleVariable + "=" + role},
+		Env:  append(os.Environ(), roleVariable+"="+role),
 		Log:  filepath.Join(dir, role+".log"),
 	}
 }

@@ -1,0 +1,78 @@
+// Command almanac-local runs a whole Almanac on this machine, and measures one.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/almanac-scheduler/almanac/deploy/local/internal/local"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A second signal ends this process at once, and its children with it.
+	context.AfterFunc(ctx, stop)
+	err := command().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "almanac-local:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "almanac-local",
+		Short:         "Run a whole Almanac on this machine, or measure one",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(runCommand())
+	return root
+}
+
+func runCommand() *cobra.Command {
+	var config local.Config
+	var executors string
+	run := &cobra.Command{
+		Use:   "run",
+		Short: "Start the local system; Ctrl-C stops it",
+		Long: "Run starts a registry, executors and a MongoDB stand-in with sample data as processes of\n" +
+			"their own, and restarts what dies. The first start makes the users and three jobs; later\n" +
+			"ones go on with the same jobs and history.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			config.Bin = filepath.Dir(self)
+			if config.Executors, err = strconv.Atoi(executors); err != nil {
+				return fmt.Errorf("the number of executors is %q: give a whole number (--executors or ALMANAC_EXECUTORS)", executors)
+			}
+			return local.Run(cmd.Context(), config, cmd.OutOrStdout())
+		},
+	}
+	flags := run.Flags()
+	setting(flags.StringVar, &config.HTTPAddr, "http-addr", "ALMANAC_HTTP_ADDR", "127.0.0.1:8080", "address of the REST API; port 0 picks one")
+	setting(flags.StringVar, &config.GRPCAddr, "grpc-addr", "ALMANAC_GRPC_ADDR", "127.0.0.1:9090", "address of the gRPC services; port 0 picks one")
+	setting(flags.StringVar, &config.Dir, "data-dir", "ALMANAC_DATA_DIR", ".data", "folder with everything that is kept")
+	setting(flags.StringVar, &executors, "executors", "ALMANAC_EXECUTORS", "2", "how many executors")
+	return run
+}
+
+// setting defines a flag whose default comes from the environment.
+func setting(define func(p *string, name, value, usage string), field *string, name, variable, fallback, usage string) {
+	value := os.Getenv(variable)
+	if value == "" {
+		value = fallback
+	}
+	define(field, name, value, usage+" ("+variable+")")
+}

@@ -1,0 +1,191 @@
+// Package local is the one-command local run: a whole system in one folder, with
+// sample data and users of its own, for trying Almanac out and for developing it.
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/almanac-scheduler/almanac/deploy/local/internal/rest"
+	"github.com/almanac-scheduler/almanac/deploy/local/internal/supervise"
+	"github.com/almanac-scheduler/almanac/deploy/local/internal/system"
+)
+
+// Config says where and how the local system runs.
+type Config struct {
+	// Bin is the folder with the binaries, Dir the data folder.
+	Bin, Dir string
+	// HTTPAddr and GRPCAddr are the registry's addresses; port 0 picks one.
+	HTTPAddr, GRPCAddr string
+	// Executors is how many executors are started.
+	Executors int
+}
+
+// Run starts the local system, tells out what a person needs to know, keeps it
+// running until ctx ends, and stops it within 10 s. Errors: system.ErrInUse, and
+// whatever keeps it from starting.
+func Run(ctx context.Context, config Config, out io.Writer) (err error) {
+	if config.Executors < 1 {
+		return fmt.Errorf("%d executors cannot run anything: ask for at least 1 (--executors or ALMANAC_EXECUTORS)", config.Executors)
+	}
+	unlock, err := system.Lock(config.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	tell := &teller{out: out}
+	// A killed predecessor could not remove it.
+	if err := removeStatus(config.Dir); err != nil {
+		return err
+	}
+	tell.say("Starting ...")
+	changed := make(chan struct{}, 1)
+	logs := filepath.Join(config.Dir, "logs")
+	s, err := system.Start(ctx, system.Config{
+		Bin: config.Bin, Dir: config.Dir, HTTPAddr: config.HTTPAddr, GRPCAddr: config.GRPCAddr,
+		Executors: config.Executors, Standin: true,
+		Event: func(e supervise.Event) {
+			if e.Ended && !e.Wanted {
+				tell.died(e, filepath.Join(logs, e.Name+".log"))
+			}
+			select {
+			case changed <- struct{}{}:
+			default: // the loop below has yet to look, and will see this too
+			}
+		},
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // told to end while it started
+		}
+		return err
+	}
+	defer func() {
+		tell.say("Stopping ...")
+		err = errors.Join(err, removeStatus(config.Dir), s.Stop())
+		tell.say("Stopped. The next run goes on with the same jobs and history.")
+	}()
+	if err := firstJobs(ctx, s, config.Dir); err != nil {
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // told to end while it started
+		}
+		return err
+	}
+	if err := writeStatus(config.Dir, s); err != nil {
+		return err
+	}
+	tell.welcome(s, config.Dir)
+	for {
+		select {
+		case <-changed:
+			if err := writeStatus(config.Dir, s); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// firstJobs creates the jobs that the scheduler had before it was dynamic, once
+// in the life of a data folder: who deletes one has deleted it.
+func firstJobs(ctx context.Context, s *system.System, dir string) error {
+	mark := filepath.Join(dir, "registry", "first-jobs-created")
+	if _, err := os.Stat(mark); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	client := s.Client(s.Users.SuperAdmin)
+	for _, job := range FirstJobs() {
+		_, err := client.CreateJob(ctx, job)
+		var failure *rest.Error
+		if errors.As(err, &failure) && failure.Status == http.StatusConflict {
+			continue // a first start that was interrupted had come so far
+		}
+		if err != nil {
+			return fmt.Errorf("create the job %s: %w", job["name"], err)
+		}
+	}
+	return os.WriteFile(mark, nil, 0o600)
+}
+
+// FirstJobs returns the jobs of a new local system, as the API takes them.
+func FirstJobs() []rest.Object {
+	return []rest.Object{
+		{
+			"name":          "test_scheduler",
+			"description":   "Shows once a minute that the scheduler works",
+			"template_type": "test_scheduler",
+			"schedule":      rest.Object{"interval_seconds": 60},
+		},
+		{
+			"name":          "data_cleanup",
+			"description":   "Removes logs older than 90 days, every hour",
+			"template_type": "database_cleanup",
+			"parameters": rest.Object{
+				"collection": "logs",
+				"condition":  rest.Object{"createdAt": rest.Object{"$lt": "90 days ago"}},
+				"dryRun":     false,
+			},
+			"schedule": rest.Object{"interval_seconds": 3600},
+		},
+		{
+			"name":          "auto_delete_resolved_tickets",
+			"description":   "Removes tickets that were resolved more than 30 days ago, daily at 19:00 UTC",
+			"template_type": "ticket_cleanup",
+			"parameters":    rest.Object{"status": "resolved", "older_than": "30 days", "dryRun": false},
+			"schedule":      rest.Object{"type": "cron", "expression": "0 19 * * *", "timezone": "UTC"},
+		},
+	}
+}
+
+// teller writes for a person; its methods may be called concurrently.
+type teller struct {
+	mu  sync.Mutex
+	out io.Writer
+}
+
+func (t *teller) say(format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fmt.Fprintf(t.out, format+"\n", args...)
+}
+
+func (t *teller) died(e supervise.Event, log string) {
+	how := "ended by itself"
+	if e.Err != nil {
+		how = e.Err.Error()
+	}
+	t.say("%s: %s; it is started again in %v (its output: %s)", e.Name, how, supervise.RestartDelay, log)
+}
+
+func (t *teller) welcome(s *system.System, dir string) {
+	t.say(`
+Almanac runs.
+
+  API        %s  (document: /openapi.json)
+  gRPC       %s
+  MongoDB    %s  (a stand-in with sample data in database %q)
+  data       %s  (logs/ has the output of each process, local.json addresses and tokens)
+
+  user         password
+  %-12s %s
+  %-12s %s
+  %-12s %s
+
+Try it:
+
+  curl -H 'Authorization: Bearer %s' %s%s
+
+Ctrl-C stops it; the next run goes on with the same jobs and history.
+`, s.HTTP, s.GRPC, s.MongoDB, system.Database, dir,
+		s.Users.SuperAdmin.Username, s.Users.SuperAdmin.Password,
+		s.Users.Admin.Username, s.Users.Admin.Password,
+		s.Users.User.Username, s.Users.User.Password,
+		s.Users.SuperAdmin.Token, s.HTTP, rest.Jobs)
+}

@@ -1,0 +1,517 @@
+// Package system starts a whole Almanac on one machine as real processes: a
+// registry, executors, and a stand-in for a MongoDB server. The one-command
+// local run, the whole-system tests and the benchmarks share it.
+package system
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/almanac-scheduler/almanac/deploy/local/internal/rest"
+	"github.com/almanac-scheduler/almanac/deploy/local/internal/supervise"
+)
+
+// Names of the processes; executors are executor-1 and so on.
+const (
+	Registry = "registry-1"
+	Standin  = "standin"
+)
+
+// Database is where the stand-in keeps the sample data.
+const Database = "app"
+
+// ErrInUse means that another process runs a system in the same data folder.
+var ErrInUse = errors.New("another local system uses this data folder")
+
+// How long the parts may take. The last three keep the end below 10 s.
+const (
+	readyWithin   = 60 * time.Second
+	pollEvery     = 20 * time.Millisecond
+	executorGrace = 3 * time.Second // for runs
+	executorsEnd  = 5 * time.Second // the grace and what the executor adds to it
+	registryEnd   = 2500 * time.Millisecond
+	standinEnd    = 2 * time.Second
+)
+
+// Config says what to start. Zero values are fine where nothing is said.
+type Config struct {
+	// Bin is the folder with the binaries (required).
+	Bin string
+	// Dir is the data folder (required), made when missing.
+	Dir string
+	// HTTPAddr and GRPCAddr are the registry's addresses; 127.0.0.1:0, which
+	// picks free ports, when empty.
+	HTTPAddr, GRPCAddr string
+	// Executors is how many executors are started.
+	Executors int
+	// Standin adds the MongoDB stand-in with sample data; without it the
+	// executors offer no template that needs a database.
+	Standin bool
+	// Registry and Executor are more settings for their configuration files.
+	Registry, Executor map[string]any
+	// Event hears of every start and end of a process, from several goroutines.
+	Event func(supervise.Event)
+	// ExecutorsLater leaves the executors to StartExecutors.
+	ExecutorsLater bool
+}
+
+// User is somebody who may use the API.
+type User struct {
+	Username string `json:"username"`
+	Password string `json:"password"`
+	Token    string `json:"token"`
+}
+
+// Users has one user of each role.
+type Users struct {
+	SuperAdmin User `json:"super_admin"`
+	Admin      User `json:"admin"`
+	User       User `json:"user"`
+}
+
+// System is a running system. Its exported fields do not change after Start.
+type System struct {
+	// HTTP is the base of the REST API, such as http://127.0.0.1:8080; GRPC is
+	// host:port; MongoDB is the stand-in's URI, or empty.
+	HTTP, GRPC, MongoDB string
+	// Users may use the API.
+	Users Users
+	// First says that the registry's data were made by this start.
+	First bool
+
+	config Config
+	health []*health // of the executors
+
+	mu        sync.Mutex
+	processes []*supervise.Process // in the order of their start
+	// What Args use at the next start of a process.
+	httpAddr, grpcAddr, mongoAddr string
+}
+
+// health keeps the address of an executor's probes: a free one for each start.
+type health struct {
+	mu      sync.Mutex
+	address string
+}
+
+// Start starts the system and returns when the registry is ready and every
+// executor has been welcomed by it. Only one may use a data folder at a time (see
+// Lock). Nothing is left when it fails; the error says what is wrong and, where it
+// can be known, how to put it right.
+func Start(ctx context.Context, config Config) (_ *System, err error) {
+	if config.HTTPAddr == "" {
+		config.HTTPAddr = "127.0.0.1:0"
+	}
+	if config.GRPCAddr == "" {
+		config.GRPCAddr = "127.0.0.1:0"
+	}
+	if config.Event == nil {
+		config.Event = func(supervise.Event) {}
+	}
+	if config.Dir, err = filepath.Abs(config.Dir); err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	s := &System{config: config, httpAddr: config.HTTPAddr, grpcAddr: config.GRPCAddr, mongoAddr: "127.0.0.1:0"}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Stop())
+		}
+	}()
+	for _, folder := range []string{config.Dir, s.path("run"), s.path("logs")} {
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			return nil, fmt.Errorf("data folder: %w", err)
+		}
+	}
+	if err := s.free(ctx); err != nil {
+		return nil, err
+	}
+	secrets, err := s.prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.Users = secrets.Users
+	if err := s.startServers(ctx); err != nil {
+		return nil, err
+	}
+	if config.ExecutorsLater {
+		return s, nil
+	}
+	return s, s.StartExecutors(ctx)
+}
+
+func (s *System) path(parts ...string) string {
+	return filepath.Join(append([]string{s.config.Dir}, parts...)...)
+}
+
+// Lock holds a data folder, which is made when missing, until unlock is called or
+// the process ends. Errors: ErrInUse, with the remedy.
+func Lock(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the data folder: %w", err)
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		file.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w (%s): stop it, or choose another folder with ALMANAC_DATA_DIR", ErrInUse, dir)
+		}
+		return nil, fmt.Errorf("lock the data folder: %w", err)
+	}
+	return func() { file.Close() }, nil
+}
+
+// free checks that the registry's addresses can be had, to say clearly which
+// one cannot.
+func (s *System) free(ctx context.Context) error {
+	for _, one := range []struct{ address, variable string }{{s.httpAddr, "ALMANAC_HTTP_ADDR"}, {s.grpcAddr, "ALMANAC_GRPC_ADDR"}} {
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", one.address)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("%s is taken by another program: end it, or choose another address, such as %s=127.0.0.1:0 (port 0 picks a free one)", one.address, one.variable)
+		}
+		if err != nil {
+			return fmt.Errorf("%s=%s: %w", one.variable, one.address, err)
+		}
+		listener.Close()
+	}
+	return nil
+}
+
+// startServers starts what executors need.
+func (s *System) startServers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	var standin *supervise.Process
+	if s.config.Standin {
+		var err error
+		standin, err = s.start(Standin, "standin", func() []string {
+			return []string{"--listen", s.current(&s.mongoAddr), "--data", s.path("standin"), "--ready-file", s.path("run", "standin.ready"), "--seed", Database}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	settings := s.registrySettings(s.path("registry"))
+	ready := s.path("run", "registry.ready")
+	if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	settings["ready_file"] = ready
+	for name, value := range s.config.Registry {
+		settings[name] = value
+	}
+	file := s.path("run", "registry.json")
+	if err := writeJSON(file, settings); err != nil {
+		return err
+	}
+	registry, err := s.start(Registry, "registry", func() []string {
+		return []string{"serve", "--config", file, "--http-addr", s.current(&s.httpAddr), "--grpc-addr", s.current(&s.grpcAddr)}
+	})
+	if err != nil {
+		return err
+	}
+	if standin != nil {
+		if err := s.wait(ctx, standin, func() (err error) {
+			s.MongoDB, err = standinReady(s.path("run", "standin.ready"))
+			return err
+		}); err != nil {
+			return err
+		}
+		s.pin(&s.mongoAddr, strings.TrimSuffix(strings.TrimPrefix(s.MongoDB, "mongodb://"), "/"))
+		standin.Release()
+	}
+	if err := s.wait(ctx, registry, func() error {
+		var addresses struct{ HTTP, GRPC string }
+		content, err := os.ReadFile(ready)
+		if err != nil {
+			return err
+		}
+		if err := json.Unmarshal(content, &addresses); err != nil {
+			return err
+		}
+		if s.HTTP, s.GRPC = "http://"+addresses.HTTP, addresses.GRPC; addresses.HTTP == "" {
+			return errors.New("its ready file names no address")
+		}
+		return (&rest.Client{Base: s.HTTP}).Ready(ctx)
+	}); err != nil {
+		return err
+	}
+	// A restarted registry keeps its ports.
+	s.pin(&s.httpAddr, strings.TrimPrefix(s.HTTP, "http://"))
+	s.pin(&s.grpcAddr, s.GRPC)
+	registry.Release()
+	return nil
+}
+
+func standinReady(path string) (uri string, err error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	uri, complete := strings.CutSuffix(string(content), "\n")
+	if !complete {
+		return "", errors.New("its ready file is being written")
+	}
+	return uri, nil
+}
+
+// StartExecutors starts the executors and returns when all are welcome at the
+// registry. To be called once, and only after a Start with ExecutorsLater.
+func (s *System) StartExecutors(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	executors := make([]*supervise.Process, s.config.Executors)
+	for i := range executors {
+		var err error
+		if executors[i], err = s.startExecutor(ctx, i+1); err != nil {
+			return err
+		}
+	}
+	for i, executor := range executors {
+		if err := s.wait(ctx, executor, func() error { return s.health[i].ready(ctx) }); err != nil {
+			return err
+		}
+		executor.Release()
+	}
+	return nil
+}
+
+func (s *System) startExecutor(ctx context.Context, number int) (*supervise.Process, error) {
+	name := "executor-" + strconv.Itoa(number)
+	settings := map[string]any{
+		"registries": []string{s.GRPC},
+		"plaintext":  true,
+		"token_file": s.path("registry", tokenFile),
+		"name":       name,
+		"runner":     filepath.Join(s.config.Bin, "runner"),
+		"grace":      executorGrace.String(),
+	}
+	if s.config.Standin {
+		uri := s.path("run", "mongodb_uri")
+		if err := os.WriteFile(uri, []byte(s.MongoDB+"\n"), 0o600); err != nil {
+			return nil, err
+		}
+		settings["connections"] = map[string]any{
+			Database: map[string]any{"kind": "mongodb", "uri_file": uri, "database": Database},
+		}
+		settings["allow"] = map[string]any{
+			"database_cleanup": map[string]any{"collection": []string{"users", "sessions", "logs", "messages", "tickets"}},
+		}
+	}
+	for name, value := range s.config.Executor {
+		settings[name] = value
+	}
+	file := s.path("run", name+".json")
+	if err := writeJSON(file, settings); err != nil {
+		return nil, err
+	}
+	probes := new(health)
+	s.health = append(s.health, probes)
+	return s.start(name, "executor", func() []string {
+		return []string{"--config", file, "--health-addr", probes.next(ctx)}
+	})
+}
+
+// next picks a free address. Should somebody else take it first, the executor
+// ends, and is started again with another.
+func (h *health) next(ctx context.Context) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	listener, err := new(net.ListenConfig).Listen(context.WithoutCancel(ctx), "tcp", "127.0.0.1:0")
+	if err == nil {
+		h.address = listener.Addr().String()
+		listener.Close()
+	}
+	return h.address
+}
+
+func (h *health) ready(ctx context.Context) error {
+	h.mu.Lock()
+	address := h.address
+	h.mu.Unlock()
+	return (&rest.Client{Base: "http://" + address}).Ready(ctx)
+}
+
+// start starts a process that stays down if it dies before its Release: what
+// cannot start is a failure, not something to try again.
+func (s *System) start(name, binary string, args func() []string) (*supervise.Process, error) {
+	p, err := supervise.Start(supervise.Command{
+		Name: name,
+		Path: filepath.Join(s.config.Bin, binary),
+		Args: args,
+		Env:  environment(),
+		Log:  s.LogFile(name),
+	}, s.config.Event)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w (build it with: make build)", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.Hold()
+	s.mu.Lock()
+	s.processes = append(s.processes, p)
+	s.mu.Unlock()
+	return p, nil
+}
+
+// environment is ours without Almanac's own settings: what they mean for the
+// local system was said on the command line or in a file.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(variable string) bool { return strings.HasPrefix(variable, "ALMANAC_") })
+}
+
+// LogFile returns the file with the output of a process.
+func (s *System) LogFile(name string) string { return s.path("logs", name+".log") }
+
+// wait polls until the condition returns nil, and fails when the process dies or
+// ctx ends.
+func (s *System) wait(ctx context.Context, p *supervise.Process, condition func() error) error {
+	ticker := time.NewTicker(pollEvery)
+	defer ticker.Stop()
+	for {
+		why := condition()
+		if why == nil {
+			return nil
+		}
+		if running, err := p.Running(); !running {
+			return fmt.Errorf("%s could not start (%w): %s", p.Name(), orEnded(err), LastWords(s.LogFile(p.Name())))
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not ready: %w (%w)", p.Name(), why, ctx.Err())
+		}
+	}
+}
+
+func orEnded(err error) error {
+	if err == nil {
+		return errors.New("it ended")
+	}
+	return err
+}
+
+// LastWords returns the last line of a log.
+func LastWords(path string) string {
+	file, err := os.Open(path)
+	if err != nil {
+		return err.Error()
+	}
+	defer file.Close()
+	const most = 4096
+	info, err := file.Stat()
+	if err != nil {
+		return err.Error()
+	}
+	tail := make([]byte, min(most, info.Size()))
+	if _, err := file.ReadAt(tail, info.Size()-int64(len(tail))); err != nil {
+		return err.Error()
+	}
+	text := strings.TrimSpace(string(tail))
+	return text[strings.LastIndexByte(text, '\n')+1:]
+}
+
+func (s *System) current(address *string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return *address
+}
+
+func (s *System) pin(address *string, actual string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*address = actual
+}
+
+// Process returns the process of that name, or nil.
+func (s *System) Process(name string) *supervise.Process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.processes {
+		if p.Name() == name {
+			return p
+		}
+	}
+	return nil
+}
+
+// PIDs returns the processes' ids by name. One that is down for a moment keeps
+// its last id.
+func (s *System) PIDs() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := make(map[string]int, len(s.processes))
+	for _, p := range s.processes {
+		ids[p.Name()] = p.PID()
+	}
+	return ids
+}
+
+// Ready returns nil when the registry and all executors say that they work.
+func (s *System) Ready(ctx context.Context) error {
+	if err := (&rest.Client{Base: s.HTTP}).Ready(ctx); err != nil {
+		return fmt.Errorf("%s: %w", Registry, err)
+	}
+	for i, executor := range s.health {
+		if err := executor.ready(ctx); err != nil {
+			return fmt.Errorf("executor-%d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+// Client returns a REST client that acts as the user.
+func (s *System) Client(user User) *rest.Client {
+	return &rest.Client{Base: s.HTTP, Token: user.Token}
+}
+
+// Stop ends all processes within 10 s: executors first, so that what they run
+// can end and be reported, then the registry and the stand-in. The error names
+// those that had to be killed. No process is left, whatever it returns. It may
+// be called again.
+func (s *System) Stop() error {
+	s.mu.Lock()
+	processes := s.processes
+	s.processes = nil
+	s.mu.Unlock()
+	isExecutor := func(p *supervise.Process) bool { return strings.HasPrefix(p.Name(), "executor-") }
+	stop := func(grace time.Duration, which func(*supervise.Process) bool) error {
+		var group sync.WaitGroup
+		failures := make([]error, len(processes))
+		for i, p := range processes {
+			if which(p) {
+				group.Go(func() { failures[i] = p.Stop(grace) })
+			}
+		}
+		group.Wait()
+		return errors.Join(failures...)
+	}
+	err := errors.Join(
+		stop(executorsEnd, isExecutor),
+		stop(registryEnd, func(p *supervise.Process) bool { return p.Name() == Registry }),
+		stop(standinEnd, func(p *supervise.Process) bool { return p.Name() == Standin }),
+	)
+	return err
+}
+
+func writeJSON(path string, content any) error {
+	text, err := json.MarshalIndent(content, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o600)
+}
