@@ -1,0 +1,212 @@
+package sqlitestore
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/almanac-scheduler/almanac/pkg/schedule"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
+)
+
+// definition is what one version of a job says, as it is kept.
+type definition struct {
+	Name          string            `json:"name"`
+	Description   string            `json:"description,omitempty"`
+	TemplateType  string            `json:"template_type"`
+	Parameters    json.RawMessage   `json:"parameters,omitempty"`
+	Schedule      schedule.Spec     `json:"schedule"`
+	Enabled       bool              `json:"enabled"`
+	Timeout       time.Duration     `json:"timeout_ns"`
+	MaxRetries    int               `json:"max_retries,omitempty"`
+	RetryDelay    time.Duration     `json:"retry_delay_ns,omitempty"`
+	Notifications job.Notifications `json:"notifications"`
+	Labels        map[string]string `json:"labels"`
+	Organisation  string            `json:"organisation"`
+	Missed        string            `json:"missed"`
+	Overlap       string            `json:"overlap"`
+	CreatedBy     string            `json:"created_by"`
+	CreatedAt     time.Time         `json:"created_at"`
+	UpdatedAt     time.Time         `json:"updated_at"`
+}
+
+func encodeDefinition(j *job.Job) (string, error) {
+	return encode(definition{
+		Name: j.Name, Description: j.Description, TemplateType: j.TemplateType, Parameters: j.Parameters, Schedule: j.Schedule,
+		Enabled: j.Enabled, Timeout: j.Timeout, MaxRetries: j.Retry.MaxRetries, RetryDelay: j.Retry.Delay,
+		Notifications: j.Notifications, Labels: j.Labels, Organisation: j.Organisation, Missed: j.Missed, Overlap: j.Overlap,
+		CreatedBy: j.CreatedBy, CreatedAt: fromMillis(millis(j.CreatedAt)), UpdatedAt: fromMillis(millis(j.UpdatedAt)),
+	})
+}
+
+// encode turns a value into JSON without the escapes that are for web pages.
+func encode(v any) (string, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return "", fmt.Errorf("encode %T: %w", v, err)
+	}
+	return string(bytes.TrimSuffix(b.Bytes(), []byte("\n"))), nil
+}
+
+func decodeDefinition(id string, version int64, text []byte) (*job.Job, error) {
+	var d definition
+	if err := json.Unmarshal(text, &d); err != nil {
+		return nil, fmt.Errorf("decode version %d of job %s: %w", version, id, err)
+	}
+	return &job.Job{
+		ID: id, Version: int(version),
+		Name: d.Name, Description: d.Description, TemplateType: d.TemplateType, Parameters: d.Parameters, Schedule: d.Schedule,
+		Enabled: d.Enabled, Timeout: d.Timeout, Retry: job.RetryPolicy{MaxRetries: d.MaxRetries, Delay: d.RetryDelay},
+		Notifications: d.Notifications, Labels: d.Labels, Organisation: d.Organisation, Missed: d.Missed, Overlap: d.Overlap,
+		CreatedBy: d.CreatedBy, CreatedAt: fromMillis(millis(d.CreatedAt)), UpdatedAt: fromMillis(millis(d.UpdatedAt)),
+	}, nil
+}
+
+// Bounds of the cache. It is emptied when one is reached: that is simple, and
+// rare with fewer jobs than that.
+const (
+	maxKeys       = 1 << 17
+	maxDefinition = 64 << 20 // bytes of JSON
+)
+
+type versionKey struct{ job, version int64 }
+
+// cache remembers what never changes once it is committed: the keys of jobs and
+// their versions. What it holds is shared and not to be written to. It is safe
+// for concurrent use.
+type cache struct {
+	mu       sync.RWMutex
+	keys     map[string]int64
+	versions map[versionKey]*job.Job
+	size     int
+}
+
+func newCache() *cache {
+	return &cache{keys: map[string]int64{}, versions: map[versionKey]*job.Job{}}
+}
+
+func (c *cache) key(id string) (int64, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	key, ok := c.keys[id]
+	return key, ok
+}
+
+func (c *cache) version(key versionKey) *job.Job {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.versions[key]
+}
+
+func (c *cache) learnKey(id string, key int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.keys) >= maxKeys {
+		clear(c.keys)
+	}
+	c.keys[id] = key
+}
+
+func (c *cache) learnVersion(key versionKey, j *job.Job, size int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.size += size + 1024; c.size > maxDefinition {
+		clear(c.versions)
+		c.size = size + 1024
+	}
+	c.versions[key] = j
+}
+
+// data is a connection together with what is known about what it reads.
+type data struct {
+	*conn
+	cache *cache
+	// defining is set while the transaction holds definitions that are not
+	// committed: nothing read then may be remembered.
+	defining bool
+}
+
+// jobKey returns the key of a job, deleted or not.
+func (d *data) jobKey(id string) (key int64, ok bool, err error) {
+	if key, ok = d.cache.key(id); ok {
+		return key, true, nil
+	}
+	ok, err = d.one(`SELECT key FROM jobs WHERE id = ?`, args{id}, func(r row) { key = r.int(0) })
+	if ok && !d.defining {
+		d.cache.learnKey(id, key)
+	}
+	return key, ok, err
+}
+
+// version returns a version of a job, without what changes with its runs. It is
+// shared and not to be written to.
+func (d *data) version(key, version int64) (*job.Job, error) {
+	k := versionKey{key, version}
+	if j := d.cache.version(k); j != nil {
+		return j, nil
+	}
+	var id string
+	var text []byte
+	found, err := d.one(`SELECT j.id, v.definition FROM job_versions v JOIN jobs j ON j.key = v.job WHERE v.job = ? AND v.version = ?`,
+		args{key, version}, func(r row) { id, text = r.text(0), r.bytes(1) })
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, fmt.Errorf("version %d of the job is not there", version)
+	}
+	j, err := decodeDefinition(id, version, text)
+	if err == nil && !d.defining {
+		d.cache.learnVersion(k, j, len(text))
+	}
+	return j, err
+}
+
+// standing is a job as it stands.
+type standing struct {
+	*job.Job
+	key, slot int64 // slot is 0 when it is free
+	live      int64 // records that are not over
+}
+
+// job reads a job as it stands, a tombstone included; ok is false when there is
+// none. It may be written to.
+func (d *data) job(id string) (s standing, ok bool, err error) {
+	key, ok, err := d.jobKey(id)
+	if !ok || err != nil {
+		return standing{}, false, err
+	}
+	return d.jobByKey(key)
+}
+
+func (d *data) jobByKey(key int64) (s standing, ok bool, err error) {
+	var version int64
+	var next time.Time
+	var deleted bool
+	s.key = key
+	ok, err = d.one(`SELECT s.version, s.next_run_at, s.slot, s.live, j.deleted FROM job_state s JOIN jobs j ON j.key = s.job WHERE s.job = ?`, args{key},
+		func(r row) {
+			version, next, s.slot, s.live, deleted = r.int(0), r.time(1), r.int(2), r.int(3), r.bool(4)
+		})
+	if !ok || err != nil {
+		return standing{}, false, err
+	}
+	shared, err := d.version(key, version)
+	if err != nil {
+		return standing{}, false, err
+	}
+	s.Job = shared.Clone()
+	s.NextRunAt, s.Deleted = next, deleted
+	return s, true, nil
+}
+
+// withLastRun fills in when the latest run of the job started.
+func (d *data) withLastRun(s standing) (*job.Job, error) {
+	_, err := d.one(`SELECT started_at FROM executions WHERE job = ? AND started_at IS NOT NULL ORDER BY at DESC, cause DESC LIMIT 1`,
+		args{s.key}, func(r row) { s.LastRunAt = r.time(0) })
+	return s.Job, err
+}

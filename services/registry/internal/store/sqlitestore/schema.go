@@ -1,0 +1,178 @@
+package sqlitestore
+
+import (
+	"fmt"
+
+	"zombiezen.com/go/sqlite/sqlitex"
+)
+
+// migrations bring a database from one user_version to the next; the number of
+// the last one is the version that this program writes. A migration that was
+// released is never edited.
+//
+// What changes with each run (job_state, executions) is kept apart from what
+// changes by edits (jobs, job_versions), so that the hot pages are few and full.
+var migrations = []string{`
+-- A job's identity and what lists select by. Tombstones stay.
+CREATE TABLE jobs (
+	key         INTEGER PRIMARY KEY,
+	id          TEXT NOT NULL UNIQUE,
+	name        TEXT NOT NULL,
+	template    TEXT NOT NULL,
+	enabled     INTEGER NOT NULL,
+	deleted     INTEGER NOT NULL DEFAULT 0,
+	created_at  INTEGER NOT NULL,
+	fingerprint TEXT NOT NULL
+);
+CREATE UNIQUE INDEX jobs_name ON jobs (name) WHERE deleted = 0;
+CREATE INDEX jobs_newest ON jobs (created_at, key) WHERE deleted = 0;
+
+-- Every version of a job, never changed: runs refer to the one they were frozen from.
+CREATE TABLE job_versions (
+	job        INTEGER NOT NULL,
+	version    INTEGER NOT NULL,
+	definition TEXT NOT NULL,
+	UNIQUE (job, version)
+);
+
+-- What firing and ending write: the next time, the holder of the slot, and how
+-- many records there are by status.
+CREATE TABLE job_state (
+	job         INTEGER PRIMARY KEY,
+	version     INTEGER NOT NULL,
+	next_run_at INTEGER,
+	slot        INTEGER,
+	live        INTEGER NOT NULL DEFAULT 0,
+	success     INTEGER NOT NULL DEFAULT 0,
+	failed      INTEGER NOT NULL DEFAULT 0,
+	timed_out   INTEGER NOT NULL DEFAULT 0,
+	cancelled   INTEGER NOT NULL DEFAULT 0,
+	skipped     INTEGER NOT NULL DEFAULT 0,
+	unknown     INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX job_state_due ON job_state (next_run_at) WHERE next_run_at IS NOT NULL;
+
+-- cause is empty for a scheduled run, whose at is its fire time; otherwise it is
+-- the part of the id after the job, and at the time of acceptance.
+-- queue says who looks at the record: a template's type while it waits for a
+-- lease, 0 while it is leased or running, 1 when it ended but owes something,
+-- NULL when it is settled.
+-- own_attempt says that the last attempt ended as the record itself did, and is
+-- not written a second time.
+CREATE TABLE executions (
+	seq          INTEGER PRIMARY KEY,
+	job          INTEGER NOT NULL,
+	at           INTEGER NOT NULL,
+	cause        TEXT NOT NULL,
+	version      INTEGER NOT NULL,
+	idempotent   INTEGER NOT NULL,
+	frozen       TEXT,
+	triggered_by TEXT,
+	created_at   INTEGER NOT NULL,
+	status       INTEGER NOT NULL,
+	token        INTEGER NOT NULL,
+	session      TEXT,
+	stream       TEXT,
+	number       INTEGER,
+	host         TEXT,
+	own_attempt  INTEGER,
+	started_at   INTEGER,
+	completed_at INTEGER,
+	isolation    TEXT,
+	result       TEXT,
+	detail       TEXT,
+	queue,
+	wake_at      INTEGER,
+	exclusive    INTEGER,
+	cancel       INTEGER
+);
+CREATE UNIQUE INDEX executions_history ON executions (job, at, cause);
+CREATE UNIQUE INDEX executions_cause ON executions (job, cause) WHERE cause <> '';
+CREATE INDEX executions_live ON executions (queue, wake_at) WHERE queue IS NOT NULL;
+CREATE INDEX executions_other ON executions (job, status, at, cause) WHERE status > 3;
+
+CREATE TABLE logs (
+	execution INTEGER NOT NULL,
+	token     INTEGER NOT NULL,
+	number    INTEGER NOT NULL,
+	count     INTEGER NOT NULL,
+	lines     TEXT NOT NULL,
+	PRIMARY KEY (execution, token, number)
+) WITHOUT ROWID;
+
+CREATE TABLE audits (
+	seq     INTEGER PRIMARY KEY,
+	object  TEXT NOT NULL,
+	number  INTEGER NOT NULL,
+	at      INTEGER NOT NULL,
+	user    TEXT NOT NULL,
+	address TEXT NOT NULL,
+	action  TEXT NOT NULL,
+	before  TEXT,
+	after   TEXT,
+	UNIQUE (object, number)
+);
+
+-- The manual runs of the last hour, for the quota.
+CREATE TABLE manual_runs (
+	user      TEXT NOT NULL,
+	at        INTEGER NOT NULL,
+	execution INTEGER NOT NULL,
+	PRIMARY KEY (user, at, execution)
+) WITHOUT ROWID;
+
+CREATE TABLE sessions (
+	id       TEXT PRIMARY KEY,
+	host     TEXT NOT NULL,
+	count    INTEGER NOT NULL,
+	ended_at INTEGER
+) WITHOUT ROWID;
+
+CREATE TABLE templates (
+	type    TEXT PRIMARY KEY,
+	version INTEGER NOT NULL,
+	body    TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE users (
+	name          TEXT PRIMARY KEY,
+	role          TEXT NOT NULL,
+	password_hash TEXT NOT NULL,
+	created_at    INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE tokens (
+	hash       TEXT PRIMARY KEY,
+	user       TEXT NOT NULL,
+	name       TEXT NOT NULL,
+	created_at INTEGER NOT NULL,
+	expires_at INTEGER
+) WITHOUT ROWID;
+CREATE INDEX tokens_expiry ON tokens (expires_at) WHERE expires_at IS NOT NULL;
+`}
+
+// migrate applies what is missing, in one transaction.
+func migrate(c *conn) (err error) {
+	var have int64
+	if _, err := c.one(`PRAGMA user_version`, nil, func(r row) { have = r.int(0) }); err != nil {
+		return err
+	}
+	want := int64(len(migrations))
+	if have > want {
+		return fmt.Errorf("the database has schema version %d, but this program knows only %d; run the version of Almanac that wrote it, or a later one", have, want)
+	}
+	if have == want {
+		return nil
+	}
+	end, err := sqlitex.ImmediateTransaction(c.Conn)
+	if err != nil {
+		return err
+	}
+	defer end(&err)
+	for _, script := range migrations[have:] {
+		if err := sqlitex.ExecuteScript(c.Conn, script, nil); err != nil {
+			return fmt.Errorf("migrate from schema version %d: %w", have, err)
+		}
+	}
+	return sqlitex.ExecuteTransient(c.Conn, fmt.Sprintf("PRAGMA user_version = %d", want), nil)
+}
