@@ -126,7 +126,7 @@ func (z *zone) lookup(unix int64) segment {
 // local second that it had not shown or jumped over by then.
 func (z *zone) reached(seg segment) int64 {
 	local := -forever
-	for s := seg; s.start > seg.start-reach; {
+	for s := seg; s.start > max(seg.start-reach, -forever); {
 		s = z.at(s.start - 1)
 		local = max(local, s.end+s.offset)
 	}
