@@ -89,8 +89,8 @@ func restrictPaths(dir string) error {
 	)
 }
 
-// allowCPU permits the process so many seconds more than it has used. At the
-// limit the Go runtime ends the process, saying why.
+// allowCPU permits the process so many seconds more than it has used, and up to
+// two more for rounding. Then it gets SIGXCPU every second.
 func allowCPU(seconds int64) error {
 	if seconds <= 0 {
 		return nil

@@ -6,19 +6,25 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 
 	"github.com/almanac-scheduler/almanac/pkg/template"
 )
 
 // Serve answers the requests that come from in until it ends, which is no
 // error, or ctx does. When in ends during a run, the run is cancelled and waited
-// for, and an error is returned. Serve needs in to itself and keeps a read on it
+// for, and an error is returned. A run that exceeds its processor time is not
+// waited for: the process should end. Serve needs in to itself and keeps a read on it
 // pending; close it to be rid of that.
 func Serve(ctx context.Context, in io.Reader, out io.Writer, set *template.Set) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s := &server{set: set, out: out, requests: make(chan Request)}
+	s := &server{set: set, out: out, requests: make(chan Request), overCPU: make(chan os.Signal, 1)}
+	signal.Notify(s.overCPU, syscall.SIGXCPU)
+	defer signal.Stop(s.overCPU)
 	ended := make(chan error, 1)
 	go func() { ended <- s.read(ctx, bufio.NewReader(in)) }()
 	for {
@@ -41,6 +47,7 @@ type server struct {
 	set      *template.Set
 	requests chan Request
 	cpu      int64 // seconds permitted to each run; 0 is no limit
+	overCPU  chan os.Signal
 
 	writing sync.Mutex
 	out     io.Writer
@@ -120,6 +127,9 @@ func (s *server) run(ctx context.Context, run *Run, ended <-chan error) error {
 			cancel()
 			<-done
 			return errors.New("request: only cancel is permitted during a run")
+		case <-s.overCPU:
+			// Whatever burns the time would not listen: the process has to end.
+			return fmt.Errorf("the run has used more than %d seconds of processor time", s.cpu)
 		case err := <-ended:
 			cancel()
 			<-done
