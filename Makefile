@@ -37,6 +37,7 @@ BUILD := -trimpath
 
 COUNT := -covermode=atomic -coverpkg=github.com/almanac-scheduler/almanac/...
 COVERAGE_AT_LEAST := 85
+LINT := $(CURDIR)/bin/golangci-lint --config=$(CURDIR)/.golangci.yml
 # Runs a test command and leaves out its shares of all our code, which say
 # nothing before they are joined.
 TELL = { $(1) || : >coverage/failed; } | sed -e 's/[[:space:]]*coverage: [^[:space:]]* of statements.*//' \
@@ -198,12 +199,13 @@ rules:
 
 .PHONY: lint
 lint: bin/golangci-lint ## lint every module
-	@bin/golangci-lint run $(PACKAGES)
-	@for module in $(ALONE); do (cd $$module && GOWORK=off $(CURDIR)/bin/golangci-lint run -c $(CURDIR)/.golangci.yml); done
+	@$(LINT) run --allow-serial-runners $(MODULES:%=./%/...)
+	@for module in $(ALONE); do (cd $$module && GOWORK=off $(LINT) run --allow-serial-runners); done
 
 .PHONY: tidy
-tidy: ## tidy every module and format all Go code
+tidy: bin/golangci-lint ## tidy every module and format all Go code
 	@for module in $(MODULES) $(ALONE) $(TOOLS); do GOWORK=off go mod tidy -C $$module; done
+	@$(LINT) fmt
 
 .PHONY: clean
 clean: ## remove what was built; the local system's data stays

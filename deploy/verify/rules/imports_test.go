@@ -18,7 +18,7 @@ const ours = "github.com/almanac-scheduler/almanac/"
 const (
 	grpc      = `^google\.golang\.org/grpc(/|$)`
 	generated = `^` + ours + `proto/gen/`
-	drivers   = `^(database/sql(/driver)?$|modernc\.org/sqlite|github\.com/mattn/go-sqlite3|go\.mongodb\.org/mongo-driver)`
+	drivers   = `^(database/sql(/driver)?$|modernc\.org/sqlite|zombiezen\.com/go/sqlite|go\.mongodb\.org/mongo-driver)`
 )
 
 // rule says what some packages may not import directly.

@@ -2,9 +2,11 @@ package rules
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -78,11 +80,15 @@ func TestDependenciesHaveReasons(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	users := map[string][]string{}
 	for _, m := range modules(t) {
 		for path := range m.direct() {
-			if !reasoned(string(design), path) {
-				t.Errorf("%s requires %s, but docs/design.md does not say why (`%s`, and the reason on the same line)", m.Module.Path, path, path)
-			}
+			users[path] = append(users[path], strings.TrimPrefix(m.Module.Path, ours))
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(users)) {
+		if !reasoned(string(design), path) {
+			t.Errorf("`%s` (%s): docs/design.md has no line that names it and says why it is needed", path, strings.Join(users[path], ", "))
 		}
 	}
 }
