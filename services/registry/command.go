@@ -84,7 +84,7 @@ func userCommand() *cobra.Command {
 			"first line of standard input; it is never an argument, which others could see.\n\n" +
 			"Roles: super_admin does everything; admin sees everything and runs what destroys nothing;\n" +
 			"user has no access to the management of jobs.",
-		Example: "  registry user add --store sqlite:/var/lib/almanac/almanac.db --role super_admin alice",
+		Example: "  registry user add --store sqlite:/var/lib/almanac --role super_admin alice",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := fill(cmd.Flags(), settings(), os.LookupEnv); err != nil {

@@ -20,7 +20,7 @@ import (
 type Config struct {
 	HTTPAddr string // REST; port 0 picks one
 	GRPCAddr string // gRPC, for clients and executors; port 0 picks one
-	Store    string // sqlite:PATH
+	Store    string // sqlite:FOLDER
 	// ExecutorTokenFile holds the credential that all executors share. Without
 	// it none is let in.
 	ExecutorTokenFile string
@@ -73,7 +73,7 @@ func (c *Config) bind(flags *pflag.FlagSet) {
 
 // bindStore adds the flags that every command needs.
 func (c *Config) bindStore(flags *pflag.FlagSet) {
-	flags.StringVar(&c.Store, "store", "sqlite:almanac.db", "where everything is kept, as sqlite:PATH")
+	flags.StringVar(&c.Store, "store", "sqlite:almanac-data", "where everything is kept: sqlite: and a folder")
 	flags.StringVar(&c.LogFormat, "log-format", "json", "json or console")
 	flags.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
 	flags.String(configFlag, "", "file with settings (YAML or JSON), named like the flags with underscores")
@@ -188,11 +188,11 @@ func loopback(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-// storePath returns the path of the SQLite file.
+// storePath returns the folder of the SQLite store.
 func (c *Config) storePath() (string, error) {
 	path, ok := strings.CutPrefix(c.Store, "sqlite:")
 	if !ok || path == "" {
-		return "", fmt.Errorf("store: %q must be sqlite:PATH, for example sqlite:/var/lib/almanac/almanac.db", c.Store)
+		return "", fmt.Errorf("store: %q must be sqlite:FOLDER, for example sqlite:/var/lib/almanac", c.Store)
 	}
 	return path, nil
 }

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -60,14 +59,11 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func openStore(ctx context.Context, cfg Config, log *zap.Logger) (store.Store, error) {
-	path, err := cfg.storePath()
+	folder, err := cfg.storePath()
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	s, err := sqlitestore.Open(ctx, path, sqlitestore.Options{Log: log.Named("store")})
+	s, err := sqlitestore.Open(ctx, folder, sqlitestore.Options{Log: log.Named("store")})
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
@@ -114,7 +110,7 @@ func runOn(ctx context.Context, cfg Config, s store.Store, executorToken string,
 	dispatching, stopDispatching := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopDispatching()
 	var parts sync.WaitGroup
-	var dispatched error
+	var dispatched, announced error // read after parts.Wait
 	parts.Go(func() {
 		defer stopServing()
 		if err := dispatcher.Run(dispatching); err != nil && dispatching.Err() == nil {
@@ -125,7 +121,7 @@ func runOn(ctx context.Context, cfg Config, s store.Store, executorToken string,
 	parts.Go(func() {
 		if err := announce(serving, cfg, at, dispatcher, s, log); err != nil {
 			log.Error("the ready file could not be written", zap.Error(err))
-			dispatched = errors.Join(dispatched, err)
+			announced = err
 			stopServing()
 		}
 	})
@@ -142,7 +138,7 @@ func runOn(ctx context.Context, cfg Config, s store.Store, executorToken string,
 	stopDispatching()
 	parts.Wait()
 	log.Info("stopped")
-	return errors.Join(served, dispatched)
+	return errors.Join(served, dispatched, announced)
 }
 
 func listen(ctx context.Context, cfg Config) (rest, grpc net.Listener, err error) {

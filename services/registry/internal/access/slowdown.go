@@ -79,7 +79,8 @@ func (s *slowdown) get(key try, now time.Time) *tried {
 	return t
 }
 
-// evict makes room: what is old goes, and if nothing is, any.
+// evict makes room: what is old goes and, if that is too little, any. It frees
+// an eighth at a time, so that a flood of strangers does not make it run each time.
 func (s *slowdown) evict(now time.Time) {
 	for key, t := range s.tries {
 		if now.Sub(t.last) >= forgetAfter {
@@ -87,7 +88,7 @@ func (s *slowdown) evict(now time.Time) {
 		}
 	}
 	for key := range s.tries {
-		if len(s.tries) < slowdownMost {
+		if len(s.tries) <= slowdownMost/8*7 {
 			return
 		}
 		delete(s.tries, key)

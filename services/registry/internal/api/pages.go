@@ -42,7 +42,8 @@ func (s *Server) serveReadiness(w http.ResponseWriter, r *http.Request) {
 	answer := struct {
 		Ready   bool     `json:"ready"`
 		Reasons []string `json:"reasons"`
-	}{Reasons: s.notReady(r.Context())}
+	}{}
+	answer.Reasons, _ = s.notReady(r.Context())
 	answer.Ready = len(answer.Reasons) == 0
 	if answer.Ready {
 		answer.Reasons = []string{}

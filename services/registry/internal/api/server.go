@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,7 +26,6 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/reflection"
-	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
 
@@ -99,6 +99,7 @@ type Server struct {
 	inside    *grpc.Server // for the gateway alone
 	rest      *http.Server
 	health    *health.Server
+	unwell    string // what UpdateHealth last said
 
 	stopping context.Context // ends when the server begins to stop
 	stop     context.CancelFunc
@@ -118,7 +119,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{rooms: &rooms{cfg}, validator: validator, health: health.NewServer()}
 	s.stopping, s.stop = context.WithCancel(context.Background())
-	s.UpdateHealth(s.stopping)
+	s.setHealth(healthv1.HealthCheckResponse_NOT_SERVING) // until somebody looks
 
 	s.outside = s.newGRPC(false, options...)
 	s.inside = s.newGRPC(true, grpc.MaxRecvMsgSize(rpc.MaxMessageBytes), grpc.MaxSendMsgSize(rpc.MaxMessageBytes))
@@ -211,33 +212,46 @@ func (s *Server) Serve(ctx context.Context, rest, grpcListener net.Listener) err
 }
 
 // UpdateHealth looks whether the registry is ready and tells those who watch
-// grpc.health.v1. Its owner calls it every second or so.
+// grpc.health.v1. Its owner, one goroutine, calls it every second or so.
 func (s *Server) UpdateHealth(ctx context.Context) {
+	reasons, err := s.notReady(ctx)
 	now := healthv1.HealthCheckResponse_SERVING
-	if len(s.notReady(ctx)) > 0 {
+	if len(reasons) > 0 {
 		now = healthv1.HealthCheckResponse_NOT_SERVING
 	}
-	s.health.SetServingStatus("", now)
-	for _, name := range []string{"JobService", "TemplateService", "ExecutionService", "AuthService", "AuditService", "LeaseService"} {
-		s.health.SetServingStatus("almanac.v1."+name, now)
+	s.setHealth(now)
+	if said := strings.Join(reasons, "; "); said != s.unwell {
+		if s.unwell = said; said == "" {
+			s.Log.Info("ready")
+		} else if s.stopping.Err() == nil {
+			s.Log.Warn("not ready", zap.String("reasons", said), zap.Error(err))
+		}
 	}
 }
 
-// notReady says what the registry waits for, in words that give nothing away.
-func (s *Server) notReady(ctx context.Context) []string {
-	var reasons []string
+func (s *Server) setHealth(now healthv1.HealthCheckResponse_ServingStatus) {
+	for _, name := range []string{"", "JobService", "TemplateService", "ExecutionService", "AuthService", "AuditService", "LeaseService"} {
+		if name != "" {
+			name = "almanac.v1." + name
+		}
+		s.health.SetServingStatus(name, now)
+	}
+}
+
+// notReady says what the registry waits for, in words that give nothing away,
+// and the errors behind them.
+func (s *Server) notReady(ctx context.Context) (reasons []string, err error) {
 	if s.stopping.Err() != nil {
 		reasons = append(reasons, "the registry is stopping")
 	}
-	if err := s.Store.Ready(ctx); err != nil {
+	storeErr, dispatchErr := s.Store.Ready(ctx), s.Dispatcher.Ready()
+	if storeErr != nil {
 		reasons = append(reasons, "the store is not available")
-		s.Log.Warn("not ready", zap.Error(err))
 	}
-	if err := s.Dispatcher.Ready(); err != nil {
+	if dispatchErr != nil {
 		reasons = append(reasons, "the dispatcher is not ready")
-		s.Log.Warn("not ready", zap.Error(err))
 	}
-	return reasons
+	return reasons, errors.Join(storeErr, dispatchErr)
 }
 
 // caller is who makes a request, and from where.
@@ -353,8 +367,12 @@ func (s *Server) answered(ctx context.Context, method string, trusted bool, bega
 	if id := metadata.ValueFromIncomingContext(ctx, metaRequestID); trusted && len(id) == 1 {
 		fields = append(fields, zap.String("request_id", id[0]))
 	}
+	level := zap.InfoLevel
+	if trusted {
+		level = zap.DebugLevel // what came by REST is in the log of the REST side
+	}
 	if err == nil {
-		s.Log.Debug("request", append(fields, zap.String("code", "OK"))...)
+		s.Log.Log(level, "access", append(fields, zap.String("code", "OK"))...)
 		return nil
 	}
 	p := explain(err, s.Now())
@@ -362,10 +380,7 @@ func (s *Server) answered(ctx context.Context, method string, trusted bool, bega
 	if slices.Contains([]kind{kindInternal, kindUnavailable}, p.kind) {
 		s.Log.Error("request failed", append(fields, zap.Error(err))...)
 	} else {
-		s.Log.Info("request refused", append(fields, zap.String("error", p.message))...)
+		s.Log.Log(level, "access", append(fields, zap.String("error", p.message))...)
 	}
 	return p.GRPCStatus().Err()
 }
-
-// statusOf is the answer that an error makes.
-func (s *Server) statusOf(err error) *status.Status { return explain(err, s.Now()).GRPCStatus() }
