@@ -1,0 +1,645 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/almanac-scheduler/almanac/pkg/rpc"
+	"github.com/almanac-scheduler/almanac/pkg/template"
+	"github.com/almanac-scheduler/almanac/pkg/template/runner"
+	almanacv1 "github.com/almanac-scheduler/almanac/proto/gen/almanac/v1"
+)
+
+// fakeRegistry speaks lease.proto over memory. The test plays the registry's
+// part on the streams that arrive.
+type fakeRegistry struct {
+	almanacv1.UnimplementedLeaseServiceServer
+	listener *bufconn.Listener
+	server   *grpc.Server
+	arrivals chan *arrival
+}
+
+// arrival is one stream, seen from the registry.
+type arrival struct {
+	stream grpc.BidiStreamingServer[almanacv1.LeaseRequest, almanacv1.LeaseResponse]
+	token  string
+	end    chan error // ends the stream with this
+	frames chan *almanacv1.LeaseRequest
+}
+
+func newFakeRegistry(t *testing.T) *fakeRegistry {
+	t.Helper()
+	options, err := rpc.ServerOptions(rpc.TLS{Plaintext: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fakeRegistry{listener: bufconn.Listen(1 << 20), server: grpc.NewServer(options...), arrivals: make(chan *arrival, 16)}
+	almanacv1.RegisterLeaseServiceServer(f.server, f)
+	go func() { _ = f.server.Serve(f.listener) }()
+	return f
+}
+
+func (f *fakeRegistry) Lease(stream grpc.BidiStreamingServer[almanacv1.LeaseRequest, almanacv1.LeaseResponse]) error {
+	token, _ := rpc.BearerToken(stream.Context())
+	a := &arrival{stream: stream, token: token, end: make(chan error, 1), frames: make(chan *almanacv1.LeaseRequest, 1000)}
+	f.arrivals <- a
+	go func() {
+		defer close(a.frames)
+		for {
+			frame, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			a.frames <- frame
+		}
+	}()
+	select {
+	case err := <-a.end:
+		return err
+	case <-stream.Context().Done():
+		return stream.Context().Err()
+	}
+}
+
+// until returns the frames' parts merged, as soon as they satisfy the test.
+func (a *arrival) until(t *testing.T, what string, enough func(*almanacv1.LeaseRequest) bool) *almanacv1.LeaseRequest {
+	t.Helper()
+	all := &almanacv1.LeaseRequest{}
+	deadline := time.After(time.Minute) //nolint:forbidigo // fake time
+	for {
+		select {
+		case frame, ok := <-a.frames:
+			if !ok {
+				t.Fatalf("the stream ended before %s; so far %v", what, all)
+			}
+			credits := all.GetCredits()
+			proto.Merge(all, frame)
+			all.Credits = credits + frame.GetCredits()
+			if frame.GetHeartbeat() != nil {
+				all.Heartbeat = frame.GetHeartbeat()
+			}
+			if enough(all) {
+				return all
+			}
+		case <-deadline:
+			t.Fatalf("no %s; so far %v", what, all)
+		}
+	}
+}
+
+func (a *arrival) send(t *testing.T, m *almanacv1.LeaseResponse) {
+	t.Helper()
+	if err := a.stream.Send(m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// welcome waits for the hello and answers it.
+func (a *arrival) welcome(t *testing.T) *almanacv1.LeaseRequest {
+	t.Helper()
+	first := a.until(t, "hello", func(f *almanacv1.LeaseRequest) bool { return f.GetHello() != nil })
+	a.send(t, &almanacv1.LeaseResponse{Welcome: &almanacv1.Welcome{Registry: "fake", SessionTtlMilliseconds: 5000}})
+	return first
+}
+
+// hands is a Runner whose work ends when the test says so.
+type hands struct {
+	began chan *job
+}
+
+type job struct {
+	ctx    context.Context //nolint:containedctx // shown to the test
+	run    *runner.Run
+	report template.Reporter
+	end    chan *runner.Result
+}
+
+func (h *hands) Run(ctx context.Context, run *runner.Run, report template.Reporter) (*runner.Result, []string) {
+	j := &job{ctx: ctx, run: run, report: report, end: make(chan *runner.Result, 1)}
+	h.began <- j
+	select {
+	case result := <-j.end:
+		return result, []string{"process"}
+	case <-ctx.Done():
+		return nil, []string{"process"}
+	}
+}
+
+// played is a running session with both of its neighbours.
+type played struct {
+	*Session
+	registry *fakeRegistry
+	hands    *hands
+	logs     *observer.ObservedLogs
+	drain    chan struct{}
+	cancel   context.CancelFunc
+	done     chan error
+	dials    int
+	refuse   error // while set, no connection is had
+	mu       sync.Mutex
+}
+
+// play runs a session inside a synctest bubble.
+func play(t *testing.T, change func(*Config), test func(*testing.T, *played)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		registry := newFakeRegistry(t)
+		core, logs := observer.New(zapcore.InfoLevel)
+		p := &played{registry: registry, hands: &hands{began: make(chan *job, 100)}, logs: logs, drain: make(chan struct{}), done: make(chan error, 1)}
+		config := Config{
+			Registry: "passthrough:///fake", TLS: rpc.TLS{Plaintext: true}, Token: rpc.Token("secret"), Host: "host-1", Version: "1",
+			Templates: []Template{
+				{Descriptor: template.Descriptor{Type: idem, Version: 1, Idempotent: true}, Schema: map[string]any{}, Isolation: []string{"process"}},
+				{Descriptor: template.Descriptor{Type: single, Version: 1}, Schema: map[string]any{}},
+			},
+			Slots: 2, Runner: p.hands, LogLines: 100, LogBytes: 1 << 20, Grace: 30 * time.Second, SettleTime: 5 * time.Second,
+			Logger: zap.New(core), Now: time.Now, //nolint:forbidigo // fake time
+			After: func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }, //nolint:forbidigo // fake time
+		}
+		if change != nil {
+			change(&config)
+		}
+		s, err := New(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		options, err := rpc.DialOptions(config.TLS, config.Token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		options = append(options, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.dials++
+			if p.refuse != nil {
+				return nil, p.refuse
+			}
+			return registry.listener.DialContext(ctx)
+		}))
+		s.dial = func(ctx context.Context) (stream, error) { return dial(ctx, config.Registry, options) }
+		p.Session = s
+		ctx, cancel := context.WithCancel(t.Context())
+		p.cancel = cancel
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			p.done <- s.Run(ctx, p.drain)
+		}()
+		test(t, p)
+		cancel()
+		<-ended
+		registry.server.Stop()
+	})
+}
+
+func assignment(number int64, execution string, token int64, templateType string) *almanacv1.Assignment {
+	return &almanacv1.Assignment{
+		Number: number, ExecutionId: execution, Token: token, JobId: "job_1", JobName: "Nightly", TemplateType: templateType, TriggeredBy: "scheduler",
+		TimeoutSeconds: 60, AwaitGo: templateType == single, ParametersJson: []byte(`{"a":1}`), Attempt: 2, Organisation: "org", Timezone: "Europe/Berlin",
+	}
+}
+
+func assigned(m ...*almanacv1.Assignment) *almanacv1.LeaseResponse {
+	return &almanacv1.LeaseResponse{Assignments: m}
+}
+
+func hasResult(f *almanacv1.LeaseRequest) bool { return len(f.GetResults()) > 0 }
+
+func TestRunFromAssignmentToAcknowledgement(t *testing.T) {
+	play(t, nil, func(t *testing.T, p *played) {
+		a := <-p.registry.arrivals
+		if a.token != "secret" {
+			t.Errorf("token %q", a.token)
+		}
+		first := a.welcome(t)
+		if h := first.GetHello(); h.GetHost() != "host-1" || len(h.GetTemplates()) != 2 || h.GetSession() == "" || h.GetStream() == "" {
+			t.Errorf("hello %v", h)
+		}
+		if first.GetCredits() != 2 {
+			t.Errorf("credits %d", first.GetCredits())
+		}
+		a.send(t, assigned(assignment(1, "e", 7, idem)))
+		j := <-p.hands.began
+		if j.run.JobName != "Nightly" || j.run.Attempt != 2 || j.run.Organisation != "org" || string(j.run.Params) != `{"a":1}` || j.run.Timeout != time.Minute {
+			t.Errorf("run %+v", j.run)
+		}
+		a.until(t, "started", func(f *almanacv1.LeaseRequest) bool { return len(f.GetStarted()) == 1 })
+		j.report.Log("INFO", "half way")
+		j.report.Progress(1, 2, "")
+		a.until(t, "log and progress", func(f *almanacv1.LeaseRequest) bool { return len(f.GetLogs()) == 1 && len(f.GetProgress()) == 1 })
+		j.end <- success
+		f := a.until(t, "result", hasResult)
+		if r := f.GetResults()[0]; r.GetToken() != 7 || r.GetStatus() != "success" || !slices.Equal(r.GetIsolation(), []string{"process"}) || f.GetCredits() != 0 {
+			t.Errorf("frame %v", f)
+		}
+		a.send(t, &almanacv1.LeaseResponse{Acknowledged: []*almanacv1.Lease{lease("e", 7)}})
+		a.until(t, "credit", func(f *almanacv1.LeaseRequest) bool { return f.GetCredits() == 1 })
+		if n := p.logs.FilterMessage("Job 'Nightly' started").FilterField(zap.String("job_id", "job_1")).
+			FilterField(zap.String("template", idem)).FilterField(zap.String("triggered_by", "scheduler")).Len(); n != 1 {
+			t.Errorf("%d lines about the start: %v", n, p.logs.All())
+		}
+	})
+}
+
+func TestFailureIsLogged(t *testing.T) {
+	play(t, nil, func(t *testing.T, p *played) {
+		a := <-p.registry.arrivals
+		a.welcome(t)
+		a.send(t, assigned(assignment(1, "e", 1, idem)))
+		j := <-p.hands.began
+		time.Sleep(3 * time.Second) //nolint:forbidigo // fake time
+		j.end <- &runner.Result{Status: runner.StatusFailed, Error: "no luck", ErrorCode: "internal"}
+		a.until(t, "result", hasResult)
+		if n := p.logs.FilterMessage("Job 'Nightly' failed").FilterField(zap.String("job_id", "job_1")).
+			FilterField(zap.String("error", "no luck")).FilterField(zap.Duration("duration", 3*time.Second)).Len(); n != 1 {
+			t.Errorf("%d lines about the failure: %v", n, p.logs.All())
+		}
+	})
+}
+
+func TestBeatsEveryFifthOfTTL(t *testing.T) {
+	play(t, nil, func(t *testing.T, p *played) {
+		a := <-p.registry.arrivals
+		a.welcome(t)
+		a.send(t, assigned(assignment(4, "e", 1, idem)))
+		for i := range 5 {
+			before := time.Now() //nolint:forbidigo // fake time
+			f := a.until(t, "beat", func(f *almanacv1.LeaseRequest) bool { return f.GetHeartbeat() != nil })
+			if since := time.Since(before); since != time.Second { //nolint:forbidigo // fake time
+				t.Errorf("beat %d after %v", i, since)
+			}
+			if f.GetHeartbeat().GetLastNumber() != 4 || len(f.GetHeartbeat().GetHeld()) != 1 {
+				t.Errorf("beat %v", f.GetHeartbeat())
+			}
+		}
+		synctest.Wait()
+		if err := p.Ready(); err != nil {
+			t.Errorf("not ready after 4 s of unconfirmed beats: %v", err)
+		}
+		time.Sleep(2 * time.Second) //nolint:forbidigo // fake time
+		synctest.Wait()
+		if err := p.Ready(); err == nil || !strings.Contains(err.Error(), "heartbeats") {
+			t.Errorf("ready: %v, want a complaint about unconfirmed beats", err)
+		}
+		a.send(t, &almanacv1.LeaseResponse{Beat: true})
+		synctest.Wait()
+		if err := p.Ready(); err != nil {
+			t.Errorf("not ready: %v", err)
+		}
+	})
+}
+
+func TestReconnectResends(t *testing.T) {
+	play(t, nil, func(t *testing.T, p *played) {
+		a := <-p.registry.arrivals
+		first := a.welcome(t)
+		a.send(t, assigned(assignment(1, "ended", 1, idem), assignment(2, "running", 1, idem)))
+		jobs := map[string]*job{}
+		for range 2 {
+			j := <-p.hands.began
+			jobs[j.run.ExecutionID] = j
+		}
+		jobs["ended"].report.Log("INFO", "said")
+		jobs["ended"].end <- success
+		a.until(t, "result", hasResult)
+		a.end <- status.Error(codes.Unavailable, "the registry restarts")
+		b := <-p.registry.arrivals
+		second := b.welcome(t)
+		h := second.GetHello()
+		if h.GetSession() != first.GetHello().GetSession() || h.GetStream() == first.GetHello().GetStream() ||
+			!slices.Equal(h.GetClosedStreams(), []string{first.GetHello().GetStream()}) {
+			t.Errorf("hello %v after %v", h, first.GetHello())
+		}
+		if !slices.Equal(names(h.GetHeld()), []string{"ended/1", "running/1"}) || !hasResult(second) || len(second.GetLogs()) != 1 || second.GetCredits() != 0 {
+			t.Errorf("first frame %v", second)
+		}
+		jobs["running"].end <- success
+		b.until(t, "result of what went on", hasResult)
+	})
+}
+
+func TestDeadSessionBeginsAnother(t *testing.T) {
+	play(t, nil, func(t *testing.T, p *played) {
+		a := <-p.registry.arrivals
+		first := a.welcome(t)
+		a.send(t, assigned(assignment(1, "e", 1, idem)))
+		j := <-p.hands.began
+		a.end <- status.Error(codes.FailedPrecondition, "the session was silent")
+		b := <-p.registry.arrivals
+		second := b.until(t, "hello", func(f *almanacv1.LeaseRequest) bool { return f.GetHello() != nil })
+		if second.GetHello().GetSession() == first.GetHello().GetSession() || !slices.Equal(names(second.GetHello().GetHeld()), []string{"e/1"}) {
+			t.Errorf("hello %v", second.GetHello())
+		}
+		b.send(t, &almanacv1.LeaseResponse{Welcome: &almanacv1.Welcome{}, Stale: []*almanacv1.Lease{lease("e", 1)}})
+		<-j.ctx.Done()
+		if errors.Is(context.Cause(j.ctx), runner.ErrCancelled) {
+			t.Error("stale work was asked to stop instead of killed")
+		}
+		f := b.until(t, "credit", func(f *almanacv1.LeaseRequest) bool { return f.GetCredits() == 1 })
+		if hasResult(f) {
+			t.Errorf("frame %v speaks of stale work", f)
+		}
+	})
+}
+
+func TestGoAheadTooLate(t *testing.T) {
+	play(t, nil, func(t *testing.T, p *played) {
+		a := <-p.registry.arrivals
+		a.welcome(t)
+		a.send(t, assigned(assignment(1, "late", 1, single), assignment(2, "soon", 1, single)))
+		a.until(t, "started", func(f *almanacv1.LeaseRequest) bool { return len(f.GetStarted()) == 2 })
+		time.Sleep(2 * time.Second) //nolint:forbidigo // fake time
+		a.send(t, &almanacv1.LeaseResponse{Go: []*almanacv1.Go{{ExecutionId: "soon", Token: 1}}})
+		if j := <-p.hands.began; j.run.ExecutionID != "soon" {
+			t.Errorf("%s began", j.run.ExecutionID)
+		}
+		time.Sleep(time.Second) //nolint:forbidigo // fake time
+		a.send(t, &almanacv1.LeaseResponse{Go: []*almanacv1.Go{{ExecutionId: "late", Token: 1}}})
+		f := a.until(t, "hand-back", func(f *almanacv1.LeaseRequest) bool { return len(f.GetHandedBack()) > 0 })
+		if !slices.Equal(names(f.GetHandedBack()), []string{"late/1"}) || len(p.hands.began) != 0 {
+			t.Errorf("frame %v", f)
+		}
+	})
+}
+
+func TestCancelReportsCancelled(t *testing.T) {
+	play(t, nil, func(t *testing.T, p *played) {
+		a := <-p.registry.arrivals
+		a.welcome(t)
+		a.send(t, assigned(assignment(1, "e", 1, idem)))
+		j := <-p.hands.began
+		a.send(t, &almanacv1.LeaseResponse{Cancel: []*almanacv1.Lease{lease("e", 1)}})
+		<-j.ctx.Done()
+		if !errors.Is(context.Cause(j.ctx), runner.ErrCancelled) {
+			t.Errorf("cause %v", context.Cause(j.ctx))
+		}
+		if f := a.until(t, "result", hasResult); f.GetResults()[0].GetStatus() != "cancelled" {
+			t.Errorf("frame %v", f)
+		}
+	})
+}
+
+func TestDrain(t *testing.T) {
+	play(t, nil, func(t *testing.T, p *played) {
+		a := <-p.registry.arrivals
+		a.welcome(t)
+		a.send(t, assigned(assignment(1, "run", 1, idem), assignment(2, "wait", 1, single)))
+		j := <-p.hands.began
+		a.until(t, "started", func(f *almanacv1.LeaseRequest) bool { return len(f.GetStarted()) == 2 })
+		close(p.drain)
+		f := a.until(t, "draining", func(f *almanacv1.LeaseRequest) bool { return f.GetDraining() })
+		if !slices.Equal(names(f.GetHandedBack()), []string{"wait/1"}) {
+			t.Errorf("frame %v", f)
+		}
+		a.send(t, assigned(assignment(3, "more", 1, idem)))
+		a.until(t, "hand-back", func(f *almanacv1.LeaseRequest) bool { return len(f.GetHandedBack()) == 1 })
+		time.Sleep(10 * time.Second) //nolint:forbidigo // fake time
+		j.end <- success
+		a.until(t, "result", hasResult)
+		synctest.Wait()
+		if len(p.done) != 0 {
+			t.Fatal("it left before the result was acknowledged")
+		}
+		a.send(t, &almanacv1.LeaseResponse{Acknowledged: []*almanacv1.Lease{lease("run", 1)}})
+		for range a.frames { // until our side is closed
+			continue
+		}
+		a.end <- nil
+		if err := <-p.done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+func TestDrainKillsAfterGrace(t *testing.T) {
+	play(t, nil, func(t *testing.T, p *played) {
+		a := <-p.registry.arrivals
+		a.welcome(t)
+		a.send(t, assigned(assignment(1, "again", 1, idem), assignment(2, "once", 1, single)))
+		<-p.hands.began
+		a.until(t, "started", func(f *almanacv1.LeaseRequest) bool { return len(f.GetStarted()) == 2 })
+		a.send(t, &almanacv1.LeaseResponse{Go: []*almanacv1.Go{{ExecutionId: "once", Token: 1}}})
+		<-p.hands.began
+		began := time.Now() //nolint:forbidigo // fake time
+		a.send(t, &almanacv1.LeaseResponse{Drain: true})
+		f := a.until(t, "ends", func(f *almanacv1.LeaseRequest) bool { return hasResult(f) && len(f.GetHandedBack()) > 0 })
+		if took := time.Since(began); took != 30*time.Second { //nolint:forbidigo // fake time
+			t.Errorf("killed after %v", took)
+		}
+		if !slices.Equal(names(f.GetHandedBack()), []string{"again/1"}) || !slices.Equal(results(f), []string{"once/1 crashed drained"}) {
+			t.Errorf("frame %v", f)
+		}
+		// Nothing is acknowledged: it leaves all the same.
+		if err := <-p.done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if took := time.Since(began); took != 35*time.Second { //nolint:forbidigo // fake time
+			t.Errorf("left after %v", took)
+		}
+		if p.logs.FilterMessageSnippet("did not acknowledge").Len() != 1 {
+			t.Errorf("logs %v", p.logs.All())
+		}
+		a.end <- nil
+	})
+}
+
+func TestDrainWithoutConnection(t *testing.T) {
+	play(t, nil, func(t *testing.T, p *played) {
+		p.mu.Lock()
+		p.refuse = errors.New("nobody is there")
+		p.mu.Unlock()
+		synctest.Wait()
+		close(p.drain)
+		if err := <-p.done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+func TestEndOfContextKillsAtOnce(t *testing.T) {
+	play(t, nil, func(t *testing.T, p *played) {
+		a := <-p.registry.arrivals
+		a.welcome(t)
+		a.send(t, assigned(assignment(1, "e", 1, idem)))
+		j := <-p.hands.began
+		p.cancel()
+		<-j.ctx.Done()
+		if errors.Is(context.Cause(j.ctx), runner.ErrCancelled) {
+			t.Error("the work was asked to stop instead of killed")
+		}
+		if err := <-p.done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run: %v", err)
+		}
+		a.end <- nil
+	})
+}
+
+func TestBackOff(t *testing.T) {
+	refusal := errors.New("nobody is there")
+	play(t, nil, func(t *testing.T, p *played) {
+		a := <-p.registry.arrivals
+		a.welcome(t)
+		p.mu.Lock()
+		p.refuse, p.dials = refusal, 0
+		p.mu.Unlock()
+		a.end <- status.Error(codes.Unavailable, "gone")
+		time.Sleep(30 * time.Second) //nolint:forbidigo // fake time
+		synctest.Wait()
+		p.mu.Lock()
+		dials := p.dials
+		p.refuse = nil
+		p.mu.Unlock()
+		// 0.1, 0.2, 0.4, 0.8, 1.6 and then 2 s, each less up to half.
+		if dials < 15 || dials > 40 {
+			t.Errorf("%d dials in 30 s", dials)
+		}
+		if err := p.Ready(); err == nil || !strings.Contains(err.Error(), "nobody is there") {
+			t.Errorf("ready: %v, want the reason", err)
+		}
+		before := time.Now() //nolint:forbidigo // fake time
+		b := <-p.registry.arrivals
+		if waited := time.Since(before); waited > 2*time.Second { //nolint:forbidigo // fake time
+			t.Errorf("back after %v", waited)
+		}
+		b.welcome(t)
+		synctest.Wait()
+		if err := p.Ready(); err != nil {
+			t.Errorf("not ready: %v", err)
+		}
+		if n := p.logs.FilterMessageSnippet("No connection").Len(); n != 2 {
+			t.Errorf("%d complaints, want one for each reason: %v", n, p.logs.All())
+		}
+	})
+}
+
+func TestRefusedTemplateIsLogged(t *testing.T) {
+	play(t, nil, func(t *testing.T, p *played) {
+		a := <-p.registry.arrivals
+		a.until(t, "hello", func(f *almanacv1.LeaseRequest) bool { return f.GetHello() != nil })
+		a.send(t, &almanacv1.LeaseResponse{Welcome: &almanacv1.Welcome{Refused: []*almanacv1.RefusedTemplate{{Type: idem, Reason: "another schema"}}}})
+		synctest.Wait()
+		if p.logs.FilterMessageSnippet("refuses a template").FilterField(zap.String("reason", "another schema")).Len() != 1 {
+			t.Errorf("logs %v", p.logs.All())
+		}
+	})
+}
+
+// TestResultsGather: while the sender is not free, results wait and then go
+// together.
+func TestResultsGather(t *testing.T) {
+	const n = 100
+	play(t, func(c *Config) { c.Slots = n }, func(t *testing.T, p *played) {
+		a := <-p.registry.arrivals
+		a.welcome(t)
+		var all []*almanacv1.Assignment
+		for i := range int64(n) {
+			all = append(all, assignment(i+1, fmt.Sprint("e", i), 1, idem))
+		}
+		a.send(t, assigned(all...))
+		for range n {
+			(<-p.hands.began).end <- success
+		}
+		f := a.until(t, "results", func(f *almanacv1.LeaseRequest) bool { return len(f.GetResults()) == n })
+		if f.GetCredits() != 0 {
+			t.Errorf("credits %d", f.GetCredits())
+		}
+	})
+}
+
+// BenchmarkSession is the loop with work that takes no time, against a registry
+// that acknowledges at once, over memory.
+func BenchmarkSession(b *testing.B) {
+	registry := &echo{total: b.N, done: make(chan struct{})}
+	listener := bufconn.Listen(1 << 20)
+	options, err := rpc.ServerOptions(rpc.TLS{Plaintext: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	server := grpc.NewServer(options...)
+	almanacv1.RegisterLeaseServiceServer(server, registry)
+	go func() { _ = server.Serve(listener) }()
+	defer server.Stop()
+	s, err := New(Config{
+		Registry: "passthrough:///fake", TLS: rpc.TLS{Plaintext: true}, Host: "h", Templates: []Template{{Descriptor: template.Descriptor{Type: idem, Idempotent: true}, Quiet: true}},
+		Slots: 4096, Runner: instant{}, LogLines: 1, LogBytes: 1, Logger: zap.NewNop(), Now: time.Now, //nolint:forbidigo // a benchmark
+		After: func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }, //nolint:forbidigo // a benchmark
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	dialOptions, err := rpc.DialOptions(rpc.TLS{Plaintext: true}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	dialOptions = append(dialOptions, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
+	s.dial = func(ctx context.Context) (stream, error) { return dial(ctx, "passthrough:///fake", dialOptions) }
+	ctx, cancel := context.WithCancel(b.Context())
+	ended := make(chan struct{})
+	b.ReportAllocs()
+	b.ResetTimer()
+	go func() { defer close(ended); _ = s.Run(ctx, nil) }()
+	<-registry.done
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "results/s")
+	cancel()
+	<-ended
+}
+
+type instant struct{}
+
+func (instant) Run(context.Context, *runner.Run, template.Reporter) (*runner.Result, []string) {
+	return success, nil
+}
+
+// echo assigns as much as it has credit for.
+type echo struct {
+	almanacv1.UnimplementedLeaseServiceServer
+	total int
+	done  chan struct{}
+}
+
+func (e *echo) Lease(stream grpc.BidiStreamingServer[almanacv1.LeaseRequest, almanacv1.LeaseResponse]) error {
+	assigned, ended := 0, 0
+	for ended < e.total {
+		f, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		answer := &almanacv1.LeaseResponse{}
+		if f.GetHello() != nil {
+			answer.Welcome = &almanacv1.Welcome{SessionTtlMilliseconds: 5000}
+		}
+		for _, r := range f.GetResults() {
+			ended++
+			answer.Acknowledged = append(answer.Acknowledged, lease(r.GetExecutionId(), r.GetToken()))
+		}
+		for i := f.GetCredits(); i > 0 && assigned < e.total; i-- {
+			assigned++
+			m := assignment(int64(assigned), fmt.Sprintf("exec_%012d", assigned), 1, idem)
+			answer.Assignments = append(answer.Assignments, m)
+		}
+		if err := stream.Send(answer); err != nil {
+			return err
+		}
+	}
+	close(e.done)
+	<-stream.Context().Done()
+	return nil
+}
