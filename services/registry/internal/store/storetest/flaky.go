@@ -1,0 +1,156 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
+)
+
+// Flaky wraps a store so that of its writes about one in eight is performed but
+// answers that nobody knows, and one in eight is not performed and answers the
+// same. Reads are passed on. The fates follow from the seed and the order of the
+// calls alone, so that one caller sees the same each time. Close and Ready are
+// passed on.
+func Flaky(s store.Store, seed uint64) store.Store {
+	return &flaky{Store: s, random: rand.New(rand.NewPCG(seed, 0x666c616b79))} //nolint:gosec // reproducible on purpose
+}
+
+type flaky struct {
+	store.Store
+	mu     sync.Mutex
+	random *rand.Rand
+}
+
+// fate is what becomes of a write.
+type fate int
+
+const (
+	fine fate = iota
+	answerLost
+	notDone
+)
+
+var errLost = errors.New("the answer was lost")
+
+func (f *flaky) draw() fate {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch f.random.IntN(8) {
+	case 0:
+		return answerLost
+	case 1:
+		return notDone
+	default:
+		return fine
+	}
+}
+
+// Do implements [store.Store]. Each operation has a fate of its own.
+func (f *flaky) Do(ctx context.Context, now time.Time, ops []store.Op) []store.Answer {
+	answers := make([]store.Answer, len(ops))
+	var performed []store.Op
+	var places []int
+	fates := make([]fate, len(ops))
+	for i, op := range ops {
+		if fates[i] = f.draw(); fates[i] != notDone {
+			performed, places = append(performed, op), append(places, i)
+		}
+	}
+	for n, a := range f.Store.Do(ctx, now, performed) {
+		answers[places[n]] = a
+	}
+	for i, fate := range fates {
+		if fate != fine {
+			answers[i] = store.Answer{Err: fmt.Errorf("%w: %w", job.ErrUnavailable, errLost)}
+		}
+	}
+	return answers
+}
+
+// write lets one write meet its fate.
+func (f *flaky) write(perform func() error) error {
+	fate := f.draw()
+	if fate == notDone {
+		return fmt.Errorf("%w: %w", job.ErrUnavailable, errLost)
+	}
+	err := perform()
+	if fate == answerLost {
+		return fmt.Errorf("%w: %w", job.ErrUnavailable, errLost)
+	}
+	return err
+}
+
+func (f *flaky) CreateJob(ctx context.Context, c store.CreateJob) (*job.Job, bool, error) {
+	var stored *job.Job
+	var replayed bool
+	err := f.write(func() (err error) {
+		stored, replayed, err = f.Store.CreateJob(ctx, c)
+		return err
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	return stored, replayed, nil
+}
+
+func (f *flaky) EditJob(ctx context.Context, e store.EditJob) (*job.Job, error) {
+	return writeOne(f, func() (*job.Job, error) { return f.Store.EditJob(ctx, e) })
+}
+
+func (f *flaky) DeleteJob(ctx context.Context, id string, version int, now time.Time, a *store.Audit) (*job.Job, error) {
+	return writeOne(f, func() (*job.Job, error) { return f.Store.DeleteJob(ctx, id, version, now, a) })
+}
+
+func (f *flaky) PutTemplates(ctx context.Context, ts []job.Template) error {
+	return f.write(func() error { return f.Store.PutTemplates(ctx, ts) })
+}
+
+func (f *flaky) RunNow(ctx context.Context, r store.RunNow) (*job.Execution, bool, error) {
+	var stored *job.Execution
+	var replayed bool
+	err := f.write(func() (err error) {
+		stored, replayed, err = f.Store.RunNow(ctx, r)
+		return err
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	return stored, replayed, nil
+}
+
+func (f *flaky) RequestCancel(ctx context.Context, id string, now time.Time, a *store.Audit) (*job.Execution, error) {
+	return writeOne(f, func() (*job.Execution, error) { return f.Store.RequestCancel(ctx, id, now, a) })
+}
+
+func (f *flaky) OpenSession(ctx context.Context, s store.Session, now time.Time) error {
+	return f.write(func() error { return f.Store.OpenSession(ctx, s, now) })
+}
+
+func (f *flaky) AddUser(ctx context.Context, u store.User, a *store.Audit) error {
+	return f.write(func() error { return f.Store.AddUser(ctx, u, a) })
+}
+
+func (f *flaky) AddToken(ctx context.Context, t store.Token) error {
+	return f.write(func() error { return f.Store.AddToken(ctx, t) })
+}
+
+func (f *flaky) DeleteExpiredTokens(ctx context.Context, now time.Time) error {
+	return f.write(func() error { return f.Store.DeleteExpiredTokens(ctx, now) })
+}
+
+func writeOne[T any](f *flaky, perform func() (*T, error)) (*T, error) {
+	var result *T
+	if err := f.write(func() (err error) {
+		result, err = perform()
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	return result, nil
+}
