@@ -19,6 +19,10 @@
 // stands) or Unknown (an error: it may or may not have happened). Every
 // operation may be repeated as it was: one that already happened answers Done
 // again. An answer of Done or Lost is durable: it survives a loss of power.
+// Of the other methods, those that say replayed, EditJob and the puts and adds
+// without an error for it answer a repetition as they did at first. A repeated
+// DeleteJob returns job.ErrNotFound, a repeated AddUser job.ErrUserExists, and
+// RequestCancel, when it ended the record itself, job.ErrEnded.
 //
 // Methods are safe for concurrent use. Errors wrap the sentinels of package
 // job; anything else wraps job.ErrUnavailable.
@@ -58,9 +62,9 @@ type Op interface{ op() }
 // (Version, FireAt). Done: recorded now or by an earlier try of the very same
 // Fire (same lease). Lost with SlotBy set: the job's slot is held by that
 // execution. Lost with Execution set: a record of that id stands already; the
-// job was advanced past it (past MissedUntil if it is a skip) if it still stood
-// at FireAt. Lost with neither: the job has changed; Job carries it as it
-// stands, nil when it is deleted.
+// job, whatever its version, was advanced past it (past MissedUntil if it is a
+// skip) by its own schedule if it still stood at FireAt. Lost with neither: the
+// job has changed; Job carries it as it stands, nil when it is deleted.
 type Fire struct {
 	Execution *job.Execution // scheduled for FireAt; pending, leased or skipped
 	Version   int            // of the job
@@ -70,8 +74,10 @@ type Fire struct {
 
 // Change writes To over the record while it has exactly (Status, Token), and
 // with Uncancelled only while no cancellation is requested. It writes neither
-// identity nor frozen fields nor CancelRequested. Done: written now, or To
-// stands already. Lost: Execution carries what stands, nil when there is none.
+// identity nor frozen fields nor CancelRequested, and it can give up the slot
+// but not take it. Done: written now, or To stands already (WakeAt and Exclusive
+// may have moved on since). Lost: Execution carries what stands, nil when there
+// is none.
 type Change struct {
 	Status      job.Status
 	Token       int64
@@ -163,8 +169,9 @@ type Definitions interface {
 	// unleased. What is leased or running goes on. version 0 means any. Returns
 	// the job as it was. Errors: job.ErrNotFound, job.ErrVersion.
 	DeleteJob(ctx context.Context, id string, version int, now time.Time, a *Audit) (*job.Job, error)
-	// Job returns a live job or, with Deleted set, a tombstone. Errors:
-	// job.ErrNotFound.
+	// Job returns a live job or, with Deleted set, a tombstone. Its LastRunAt, as
+	// in Jobs and EditJob, is the StartedAt of the latest record, by ScheduledFor,
+	// that has one; elsewhere LastRunAt may be unset. Errors: job.ErrNotFound.
 	Job(ctx context.Context, id string) (*job.Job, error)
 	// Jobs returns a page of the live jobs, newest first, and how many match.
 	Jobs(ctx context.Context, f JobFilter) (page []*job.Job, total int, err error)
@@ -242,12 +249,14 @@ type ExecutionFilter struct {
 // and at most limit of them, strictly after the cursor; pass the last one
 // returned to go on, nil to begin.
 type Work interface {
-	// DueJobs returns live jobs with NextRunAt <= until, by (NextRunAt, ID).
+	// DueJobs returns live jobs with NextRunAt <= until, by (NextRunAt, ID or an
+	// equally stable order). They share memory: Clone one before writing to it.
 	DueJobs(ctx context.Context, until time.Time, after *job.Job, limit int) ([]*job.Job, error)
 	// Waiting returns unleased pending and retrying records of the template
 	// with WakeAt <= until, by (WakeAt, id or an equally stable order).
 	Waiting(ctx context.Context, templateType string, until time.Time, after *job.Execution, limit int) ([]*job.Execution, error)
-	// Held returns all records that somebody has leased, by a stable order.
+	// Held returns all records that somebody has leased, by an order that does not
+	// depend on what changes.
 	Held(ctx context.Context, after *job.Execution, limit int) ([]*job.Execution, error)
 	// Overdue returns leased, running and ended records with WakeAt <= now (no
 	// waiting ones), by (WakeAt, stable order).
