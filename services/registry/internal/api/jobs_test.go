@@ -241,12 +241,12 @@ func TestUpdateRefused(t *testing.T) {
 		reason      string
 		field, said string
 	}{
-		`{"name": null}`:          {400, "INVALID_REQUEST", "name", "required"},
-		`{"name": "  "}`:          {400, "INVALID_REQUEST", "name", "required"},
-		`{"name": "a\nb"}`:        {400, "INVALID_REQUEST", "name", "control"},
-		`{"name": "taken"}`:       {409, "NAME_TAKEN", "name", "another job"},
-		`{"schedule": null}`:      {400, "INVALID_REQUEST", "schedule", "required"},
-		`{"template_type": null}`: {400, "INVALID_REQUEST", "template_type", "required"},
+		`{"name": null}`:                        {400, "INVALID_REQUEST", "name", "required"},
+		`{"name": "  "}`:                        {400, "INVALID_REQUEST", "name", "required"},
+		`{"name": "a\nb"}`:                      {400, "INVALID_REQUEST", "name", "control"},
+		`{"name": "taken"}`:                     {409, "NAME_TAKEN", "name", "another job"},
+		`{"schedule": null}`:                    {400, "INVALID_REQUEST", "schedule", "required"},
+		`{"template_type": null}`:               {400, "INVALID_REQUEST", "template_type", "required"},
 		`{"template_type": "database_cleanup"}`: {400, "INVALID_REQUEST", "parameters.condition", "required"},
 		`{"version": 2, "name": "x"}`:           {412, "VERSION_MISMATCH", "", ""},
 		`{"version": 0}`:                        {412, "VERSION_MISMATCH", "", ""},
