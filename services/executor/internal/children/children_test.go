@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/almanac-scheduler/almanac/pkg/template"
 	"github.com/almanac-scheduler/almanac/pkg/template/runner"
@@ -26,6 +27,9 @@ import (
 var program string
 
 func TestMain(m *testing.M) {
+	if path, ok := os.LookupEnv("CHILDREN_TEST_EXECUTOR"); ok {
+		os.Exit(executor(path))
+	}
 	code, err := build(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -47,6 +51,72 @@ func build(m *testing.M) (int, error) {
 		return 0, fmt.Errorf("building the test runner: %w\n%s", err, out)
 	}
 	return m.Run(), nil
+}
+
+// executor plays a process with a child that has a child of its own, until it is
+// killed. It prints the process ids of both.
+func executor(path string) int {
+	pool, err := New(Config{
+		Path: path, Setup: runner.Setup{OpenFiles: 64}, Size: 1, MaxRuns: 10, Idle: idle, KillGrace: killGrace, Logger: zap.NewNop(), After: newTimers().after,
+	})
+	if err != nil {
+		return 1
+	}
+	pool.Run(context.Background(), request("fork", 0), printer{})
+	return 0
+}
+
+type printer struct{}
+
+func (printer) Log(_, message string)         { fmt.Println(message) }
+func (printer) Progress(int64, int64, string) {}
+
+// TestExecutorKilled: when the executor dies without a word, nothing of its
+// runs survives it.
+func TestExecutorKilled(t *testing.T) {
+	command := exec.CommandContext(t.Context(), os.Args[0])
+	command.Env = append(os.Environ(), "CHILDREN_TEST_EXECUTOR="+program)
+	out, err := command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pids [2]int
+	for i := range pids {
+		if _, err := fmt.Fscan(out, &pids[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var handles []unix.PollFd
+	for _, pid := range pids {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		handles = append(handles, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
+	if err := command.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Wait(); err == nil {
+		t.Error("the executor ended in order")
+	}
+	for i := range handles {
+		for {
+			n, err := unix.Poll(handles[i:i+1], 10_000)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil || n != 1 {
+				t.Errorf("process %d lives on: %v", pids[i], err)
+				_ = unix.Kill(pids[i], unix.SIGKILL)
+			}
+			break
+		}
+	}
 }
 
 // timers stand in for the clock: they fire when the test says so.
@@ -127,7 +197,7 @@ type notes struct {
 	heard    chan string
 }
 
-func newNotes() *notes { return &notes{heard: make(chan string, 1)} }
+func newNotes() *notes { return &notes{heard: make(chan string, 10)} }
 
 func (n *notes) Log(level, message string) {
 	n.mu.Lock()
@@ -391,6 +461,7 @@ func TestTimeout(t *testing.T) {
 		var result *runner.Result
 		done := make(chan struct{})
 		go func() { defer close(done); result, _ = pool.Run(t.Context(), r, report) }()
+		<-report.heard // its own process id
 		grandchild, err := strconv.Atoi(<-report.heard)
 		if err != nil || !alive(grandchild) {
 			t.Fatalf("no grandchild: %v", err)

@@ -69,6 +69,7 @@ func (odd) Execute(ctx context.Context, run *template.Run) (template.Result, err
 		if err != nil {
 			return nil, err
 		}
+		run.Report.Log("INFO", strconv.Itoa(os.Getpid()))
 		run.Report.Log("INFO", strconv.Itoa(pid))
 		select {}
 	case "eat":
