@@ -170,6 +170,10 @@ func offer(config Config, connections map[string]template.Connection, described 
 	for _, d := range described {
 		descriptor := d.Descriptor
 		known[descriptor.Type] = descriptor.Restricted
+		if descriptor.ConnectionKind != "" && !slices.Contains(descriptor.Restricted, collectionParam) {
+			// Its collection is fixed, yet it may touch it only where that is permitted.
+			known[descriptor.Type] = append(slices.Clone(descriptor.Restricted), collectionParam)
+		}
 		o := offering{
 			Template:    session.Template{Descriptor: descriptor, Schema: d.Schema, Isolation: isolation, Allowed: map[string][]string{}},
 			connections: map[string]template.Connection{},
@@ -187,6 +191,9 @@ func offer(config Config, connections map[string]template.Connection, described 
 			}
 		}
 		missing := ""
+		if permitted := config.Allow[descriptor.Type][collectionParam]; len(permitted) > 0 {
+			o.Allowed[collectionParam] = slices.Sorted(slices.Values(permitted))
+		}
 		for _, parameter := range descriptor.Restricted {
 			allowed := slices.Sorted(slices.Values(config.Allow[descriptor.Type][parameter]))
 			if parameter == connectionParam && len(allowed) == 0 {
@@ -230,8 +237,13 @@ func offer(config Config, connections map[string]template.Connection, described 
 	return offered, nil
 }
 
-// connectionParam names the parameter that picks one of several connections.
-const connectionParam = "connection"
+const (
+	// connectionParam names the parameter that picks one of several connections.
+	connectionParam = "connection"
+	// collectionParam names what a template may touch, whether or not its
+	// collection is a parameter.
+	collectionParam = "collection"
+)
 
 // announced lists what is offered, by type.
 func announced(offered map[string]offering) []session.Template {

@@ -212,6 +212,7 @@ func described() []runner.Description {
 func TestOffer(t *testing.T) {
 	config := Config{Allow: map[string]map[string][]string{
 		"database_cleanup": {"collection": {"users", "logs"}, "connection": {"main"}},
+		"ticket_cleanup":   {"collection": {"tickets"}},
 	}}
 	connections := map[string]template.Connection{
 		"main": {Kind: "mongodb", URI: "1"}, "second": {Kind: "mongodb", URI: "2"}, "mail": {Kind: "smtp", URI: "3"},
@@ -229,6 +230,9 @@ func TestOffer(t *testing.T) {
 		t.Errorf("connections %v, want the permitted one of the kind", cleanup.connections)
 	}
 	tickets := offered["ticket_cleanup"]
+	if !slices.Equal(tickets.Allowed["collection"], []string{"tickets"}) {
+		t.Errorf("its one collection is permitted, but not told to the template: %v", tickets.Allowed)
+	}
 	if !slices.Equal(tickets.Allowed["connection"], []string{"main", "second"}) || len(tickets.connections) != 2 {
 		t.Errorf("tickets: allowed %v, connections %v", tickets.Allowed, tickets.connections)
 	}
@@ -329,7 +333,7 @@ func TestSignals(t *testing.T) {
 		if err != nil {
 			t.Errorf("the command: %v", err)
 		}
-	case <-time.After(20 * time.Second): //nolint:forbidigo // a bound, so that a failure is told
+	case <-time.After(20 * time.Second):
 		t.Fatal("SIGTERM did not end it")
 	}
 }
