@@ -309,7 +309,7 @@ func serveHealth(ctx context.Context, address string, ready func() error, logger
 	}()
 	logger.Info("Answering health probes", zap.String("address", listener.Addr().String()))
 	return func() {
-		server.Close()
+		_ = server.Close() // the listener is closed with it
 		<-done
 	}, nil
 }

@@ -164,12 +164,12 @@ func serve(t *testing.T) *talk {
 	var served sync.WaitGroup
 	served.Go(func() {
 		c.done <- Serve(t.Context(), childIn, childOut, set)
-		childOut.Close()
+		_ = childOut.Close()
 	})
 	t.Cleanup(func() {
-		in.Close()
-		childIn.Close()
-		out.Close()
+		_ = in.Close()
+		_ = childIn.Close()
+		_ = out.Close()
 		served.Wait()
 	})
 	return c
@@ -268,7 +268,7 @@ func TestServeEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		in, kept := io.Pipe()
-		defer kept.Close()
+		t.Cleanup(func() { _ = kept.Close() })
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := Serve(ctx, in, io.Discard, set); !errors.Is(err, context.Canceled) {

@@ -57,7 +57,7 @@ func (p *Pool) start(ctx context.Context) (*child, error) {
 		c, err = launch(p.config.Path, dir)
 	}
 	if err != nil {
-		os.RemoveAll(dir)
+		_ = os.RemoveAll(dir)
 		return nil, fmt.Errorf("runner %s: %w", p.config.Path, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
@@ -185,7 +185,7 @@ func (c *child) destroy() {
 	c.in.Close()
 	c.out.Close()
 	c.pipes.Wait()
-	os.RemoveAll(c.dir)
+	_ = os.RemoveAll(c.dir) // what is left of a temporary folder harms nobody
 	c.gone = nil
 }
 

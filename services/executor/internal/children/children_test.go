@@ -43,7 +43,7 @@ func build(m *testing.M) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	program = filepath.Join(dir, "runner")
 	command := exec.CommandContext(context.Background(), "go", "build", "-o", program, "./testdata/runner")
 	command.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -95,7 +95,7 @@ func TestExecutorKilled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer unix.Close(fd)
+		t.Cleanup(func() { _ = unix.Close(fd) })
 		handles = append(handles, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}
 	if err := command.Process.Kill(); err != nil {
@@ -604,11 +604,11 @@ func benchmark(b *testing.B, runs int) {
 	r := request("nothing", 0)
 	took := make([]time.Duration, 0, b.N)
 	for b.Loop() {
-		began := time.Now() //nolint:forbidigo // a benchmark's percentiles
+		began := time.Now()
 		if result, _ := pool.Run(b.Context(), r, newNotes()); result == nil || result.Status != runner.StatusSuccess {
 			b.Fatalf("result %+v", result)
 		}
-		took = append(took, time.Since(began)) //nolint:forbidigo // as above
+		took = append(took, time.Since(began))
 	}
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-us")

@@ -180,7 +180,7 @@ func (s *Session) Run(ctx context.Context, drain <-chan struct{}) error {
 // loop is what Run's goroutine has beside the state: the stream, and time.
 type loop struct {
 	*Session
-	ctx   context.Context //nolint:containedctx // that of Run, which the loop does not outlive
+	ctx   context.Context // that of Run, which the loop does not outlive
 	alarm alarm
 	spare []event
 
@@ -347,7 +347,7 @@ const (
 func (l *loop) retry(err error, now time.Time) {
 	delay := min(firstRetry<<min(l.failures, 10), lastRetry)
 	l.failures++
-	l.retryAt = now.Add(delay/2 + mathrand.N(delay/2))
+	l.retryAt = now.Add(delay/2 + mathrand.N(delay/2)) //nolint:gosec // only spreads the attempts
 	why := "no connection to the registry: " + err.Error()
 	if why != l.said {
 		l.said = why
@@ -377,15 +377,18 @@ type stream interface {
 	Recv() (*almanacv1.LeaseResponse, error)
 	CloseSend() error
 	// Close lets go of the connection below.
-	Close() error
+	Close()
 }
 
 // connection is a stream with a connection of its own, so that the delay between
 // two attempts is the session's alone to decide, and names are resolved anew.
 type connection struct {
 	grpc.BidiStreamingClient[almanacv1.LeaseRequest, almanacv1.LeaseResponse]
-	*grpc.ClientConn
+	conn *grpc.ClientConn
 }
+
+// Close ends the connection.
+func (c connection) Close() { c.conn.Close() }
 
 func dial(ctx context.Context, registry string, options []grpc.DialOption) (stream, error) {
 	conn, err := grpc.NewClient(registry, options...)

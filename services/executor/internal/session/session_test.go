@@ -82,7 +82,7 @@ func (f *fakeRegistry) Lease(stream grpc.BidiStreamingServer[almanacv1.LeaseRequ
 func (a *arrival) until(t *testing.T, what string, enough func(*almanacv1.LeaseRequest) bool) *almanacv1.LeaseRequest {
 	t.Helper()
 	all := &almanacv1.LeaseRequest{}
-	deadline := time.After(time.Minute) //nolint:forbidigo // fake time
+	deadline := time.After(time.Minute)
 	for {
 		select {
 		case frame, ok := <-a.frames:
@@ -125,7 +125,7 @@ type hands struct {
 }
 
 type job struct {
-	ctx    context.Context //nolint:containedctx // shown to the test
+	ctx    context.Context
 	run    *runner.Run
 	report template.Reporter
 	end    chan *runner.Result
@@ -170,8 +170,8 @@ func play(t *testing.T, change func(*Config), test func(*testing.T, *played)) {
 				{Descriptor: template.Descriptor{Type: single, Version: 1}, Schema: map[string]any{}},
 			},
 			Slots: 2, Runner: p.hands, LogLines: 100, LogBytes: 1 << 20, Grace: 30 * time.Second, SettleTime: 5 * time.Second,
-			Logger: zap.New(core), Now: time.Now, //nolint:forbidigo // fake time
-			After: func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }, //nolint:forbidigo // fake time
+			Logger: zap.New(core), Now: time.Now,
+			After: func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop },
 		}
 		if change != nil {
 			change(&config)
@@ -264,7 +264,7 @@ func TestFailureIsLogged(t *testing.T) {
 		a.welcome(t)
 		a.send(t, assigned(assignment(1, "e", 1, idem)))
 		j := <-p.hands.began
-		time.Sleep(3 * time.Second) //nolint:forbidigo // fake time
+		time.Sleep(3 * time.Second)
 		j.end <- &runner.Result{Status: runner.StatusFailed, Error: "no luck", ErrorCode: "internal"}
 		a.until(t, "result", hasResult)
 		if n := p.logs.FilterMessage("Job 'Nightly' failed").FilterField(zap.String("job_id", "job_1")).
@@ -280,9 +280,9 @@ func TestBeatsEveryFifthOfTTL(t *testing.T) {
 		a.welcome(t)
 		a.send(t, assigned(assignment(4, "e", 1, idem)))
 		for i := range 5 {
-			before := time.Now() //nolint:forbidigo // fake time
+			before := time.Now()
 			f := a.until(t, "beat", func(f *almanacv1.LeaseRequest) bool { return f.GetHeartbeat() != nil })
-			if since := time.Since(before); since != time.Second { //nolint:forbidigo // fake time
+			if since := time.Since(before); since != time.Second {
 				t.Errorf("beat %d after %v", i, since)
 			}
 			if f.GetHeartbeat().GetLastNumber() != 4 || len(f.GetHeartbeat().GetHeld()) != 1 {
@@ -293,7 +293,7 @@ func TestBeatsEveryFifthOfTTL(t *testing.T) {
 		if err := p.Ready(); err != nil {
 			t.Errorf("not ready after 4 s of unconfirmed beats: %v", err)
 		}
-		time.Sleep(2 * time.Second) //nolint:forbidigo // fake time
+		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		if err := p.Ready(); err == nil || !strings.Contains(err.Error(), "heartbeats") {
 			t.Errorf("ready: %v, want a complaint about unconfirmed beats", err)
@@ -365,12 +365,12 @@ func TestGoAheadTooLate(t *testing.T) {
 		a.welcome(t)
 		a.send(t, assigned(assignment(1, "late", 1, single), assignment(2, "soon", 1, single)))
 		a.until(t, "started", func(f *almanacv1.LeaseRequest) bool { return len(f.GetStarted()) == 2 })
-		time.Sleep(2 * time.Second) //nolint:forbidigo // fake time
+		time.Sleep(2 * time.Second)
 		a.send(t, &almanacv1.LeaseResponse{Go: []*almanacv1.Go{{ExecutionId: "soon", Token: 1}}})
 		if j := <-p.hands.began; j.run.ExecutionID != "soon" {
 			t.Errorf("%s began", j.run.ExecutionID)
 		}
-		time.Sleep(time.Second) //nolint:forbidigo // fake time
+		time.Sleep(time.Second)
 		a.send(t, &almanacv1.LeaseResponse{Go: []*almanacv1.Go{{ExecutionId: "late", Token: 1}}})
 		f := a.until(t, "hand-back", func(f *almanacv1.LeaseRequest) bool { return len(f.GetHandedBack()) > 0 })
 		if !slices.Equal(names(f.GetHandedBack()), []string{"late/1"}) || len(p.hands.began) != 0 {
@@ -410,7 +410,7 @@ func TestDrain(t *testing.T) {
 		}
 		a.send(t, assigned(assignment(3, "more", 1, idem)))
 		a.until(t, "hand-back", func(f *almanacv1.LeaseRequest) bool { return len(f.GetHandedBack()) == 1 })
-		time.Sleep(10 * time.Second) //nolint:forbidigo // fake time
+		time.Sleep(10 * time.Second)
 		j.end <- success
 		a.until(t, "result", hasResult)
 		synctest.Wait()
@@ -437,10 +437,10 @@ func TestDrainKillsAfterGrace(t *testing.T) {
 		a.until(t, "started", func(f *almanacv1.LeaseRequest) bool { return len(f.GetStarted()) == 2 })
 		a.send(t, &almanacv1.LeaseResponse{Go: []*almanacv1.Go{{ExecutionId: "once", Token: 1}}})
 		<-p.hands.began
-		began := time.Now() //nolint:forbidigo // fake time
+		began := time.Now()
 		a.send(t, &almanacv1.LeaseResponse{Drain: true})
 		f := a.until(t, "ends", func(f *almanacv1.LeaseRequest) bool { return hasResult(f) && len(f.GetHandedBack()) > 0 })
-		if took := time.Since(began); took != 30*time.Second { //nolint:forbidigo // fake time
+		if took := time.Since(began); took != 30*time.Second {
 			t.Errorf("killed after %v", took)
 		}
 		if !slices.Equal(names(f.GetHandedBack()), []string{"again/1"}) || !slices.Equal(results(f), []string{"once/1 crashed drained"}) {
@@ -450,7 +450,7 @@ func TestDrainKillsAfterGrace(t *testing.T) {
 		if err := <-p.done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-		if took := time.Since(began); took != 35*time.Second { //nolint:forbidigo // fake time
+		if took := time.Since(began); took != 35*time.Second {
 			t.Errorf("left after %v", took)
 		}
 		if p.logs.FilterMessageSnippet("did not acknowledge").Len() != 1 {
@@ -500,7 +500,7 @@ func TestBackOff(t *testing.T) {
 		p.refuse, p.dials = refusal, 0
 		p.mu.Unlock()
 		a.end <- status.Error(codes.Unavailable, "gone")
-		time.Sleep(30 * time.Second) //nolint:forbidigo // fake time
+		time.Sleep(30 * time.Second)
 		synctest.Wait()
 		p.mu.Lock()
 		dials := p.dials
@@ -513,9 +513,9 @@ func TestBackOff(t *testing.T) {
 		if err := p.Ready(); err == nil || !strings.Contains(err.Error(), "nobody is there") {
 			t.Errorf("ready: %v, want the reason", err)
 		}
-		before := time.Now() //nolint:forbidigo // fake time
+		before := time.Now()
 		b := <-p.registry.arrivals
-		if waited := time.Since(before); waited > 2*time.Second { //nolint:forbidigo // fake time
+		if waited := time.Since(before); waited > 2*time.Second {
 			t.Errorf("back after %v", waited)
 		}
 		b.welcome(t)
@@ -578,8 +578,8 @@ func BenchmarkSession(b *testing.B) {
 	defer server.Stop()
 	s, err := New(Config{
 		Registry: "passthrough:///fake", TLS: rpc.TLS{Plaintext: true}, Host: "h", Templates: []Template{{Descriptor: template.Descriptor{Type: idem, Idempotent: true}, Quiet: true}},
-		Slots: 4096, Runner: instant{}, LogLines: 1, LogBytes: 1, Logger: zap.NewNop(), Now: time.Now, //nolint:forbidigo // a benchmark
-		After: func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }, //nolint:forbidigo // a benchmark
+		Slots: 4096, Runner: instant{}, LogLines: 1, LogBytes: 1, Logger: zap.NewNop(), Now: time.Now,
+		After: func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop },
 	})
 	if err != nil {
 		b.Fatal(err)

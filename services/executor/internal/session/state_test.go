@@ -359,17 +359,6 @@ func TestGoAhead(t *testing.T) {
 			t.Errorf("frame %v, want nothing held", f)
 		}
 	})
-	t.Run("suspended machine", func(t *testing.T) {
-		// The monotonic clock stood still for two hours.
-		b := newBench(t, 1)
-		b.now = time.Now() //nolint:forbidigo // only it has a monotonic reading
-		b.connect()
-		b.assign("a", 1, single)
-		b.frame(b.now)
-		b.now = b.now.Add(2 * time.Hour).Round(0)
-		b.get(g)
-		b.expect("handed back", names(b.frame(b.now).GetHandedBack()), []string{"a/1"})
-	})
 }
 
 func TestCancelledAttempt(t *testing.T) {
