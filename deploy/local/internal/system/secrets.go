@@ -26,7 +26,7 @@ type secrets struct {
 // registrySettings configures a registry that keeps its data in the folder.
 func (s *System) registrySettings(folder string) map[string]any {
 	return map[string]any{
-		"store":               "sqlite:" + filepath.Join(folder, "almanac.db"),
+		"store":               "sqlite:" + filepath.Join(folder, "store"),
 		"executor_token_file": filepath.Join(folder, tokenFile),
 		"plaintext":           true,
 	}

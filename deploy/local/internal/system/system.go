@@ -209,7 +209,7 @@ func (s *System) startServers(ctx context.Context) error {
 	if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	settings["ready_file"] = ready
+	settings["ready_file"], settings["name"] = ready, Registry
 	for name, value := range s.config.Registry {
 		settings[name] = value
 	}
@@ -308,7 +308,8 @@ func (s *System) startExecutor(ctx context.Context, number int) (*supervise.Proc
 			Database: map[string]any{"kind": "mongodb", "uri_file": uri, "database": Database},
 		}
 		settings["allow"] = map[string]any{
-			"database_cleanup": map[string]any{"collection": []string{"users", "sessions", "logs", "messages", "tickets"}},
+			"database_cleanup": map[string]any{"collection": []string{"users", "sessions", "logs", "messages"}},
+			"ticket_cleanup":   map[string]any{"collection": []string{"tickets"}},
 		}
 	}
 	for name, value := range s.config.Executor {
