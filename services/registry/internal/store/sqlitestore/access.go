@@ -26,14 +26,19 @@ func (s *Store) AddUser(ctx context.Context, u store.User, a *store.Audit) error
 // UserByName implements [store.Access].
 func (s *Store) UserByName(ctx context.Context, name string) (u store.User, err error) {
 	err = s.read(ctx, func(d *data) error {
-		found, err := d.one(`SELECT name, role, password_hash, created_at FROM users WHERE name = ?`, args{name}, func(r row) {
-			u = store.User{Name: r.text(0), Role: r.text(1), PasswordHash: r.text(2), CreatedAt: r.time(3)}
-		})
-		if err == nil && !found {
-			return job.ErrNotFound
-		}
+		u, err = d.user(name)
 		return err
 	})
+	return u, err
+}
+
+func (d *data) user(name string) (u store.User, err error) {
+	found, err := d.one(`SELECT name, role, password_hash, created_at FROM users WHERE name = ?`, args{name}, func(r row) {
+		u = store.User{Name: r.text(0), Role: r.text(1), PasswordHash: r.text(2), CreatedAt: r.time(3)}
+	})
+	if err == nil && !found {
+		err = job.ErrNotFound
+	}
 	return u, err
 }
 
@@ -49,14 +54,16 @@ func (s *Store) AddToken(ctx context.Context, t store.Token) error {
 // TokenOwner implements [store.Access].
 func (s *Store) TokenOwner(ctx context.Context, hash string) (t store.Token, u store.User, err error) {
 	err = s.read(ctx, func(d *data) error {
-		found, err := d.one(`SELECT t.hash, t.user, t.name, t.created_at, t.expires_at, u.name, u.role, u.password_hash, u.created_at
-			FROM tokens t JOIN users u ON u.name = t.user WHERE t.hash = ?`, args{hash}, func(r row) {
+		found, err := d.one(`SELECT hash, user, name, created_at, expires_at FROM tokens WHERE hash = ?`, args{hash}, func(r row) {
 			t = store.Token{Hash: r.text(0), User: r.text(1), Name: r.text(2), CreatedAt: r.time(3), ExpiresAt: r.time(4)}
-			u = store.User{Name: r.text(5), Role: r.text(6), PasswordHash: r.text(7), CreatedAt: r.time(8)}
 		})
-		if err == nil && !found {
+		if err != nil {
+			return err
+		}
+		if !found {
 			return job.ErrNotFound
 		}
+		u, err = d.user(t.User)
 		return err
 	})
 	return t, u, err

@@ -124,3 +124,79 @@ func BenchmarkFireAndFinish(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkDueJobs reads 10,000 due jobs in pages of 1,000: after a start, when
+// nothing is remembered, and later.
+func BenchmarkDueJobs(b *testing.B) {
+	s := benchStore(b)
+	benchJobs(b, s, 10_000)
+	for _, cold := range []bool{true, false} {
+		b.Run(map[bool]string{true: "cold", false: "warm"}[cold], func(b *testing.B) {
+			for range b.N {
+				if cold {
+					s.cache.mu.Lock()
+					clear(s.cache.keys)
+					clear(s.cache.ids)
+					clear(s.cache.versions)
+					s.cache.mu.Unlock()
+				}
+				n := 0
+				for after := (*job.Job)(nil); ; {
+					page, err := s.DueJobs(b.Context(), benchStart, after, 1000)
+					if err != nil {
+						b.Fatal(err)
+					}
+					if len(page) == 0 {
+						break
+					}
+					n, after = n+len(page), page[len(page)-1]
+				}
+				if n != 10_000 {
+					b.Fatal(n)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Milliseconds())/float64(b.N), "ms/10000")
+		})
+	}
+}
+
+// BenchmarkExecutions reads pages of a job that has a million records: a
+// hundred of them failed, the others succeeded.
+func BenchmarkExecutions(b *testing.B) {
+	s := benchStore(b)
+	j := benchJobs(b, s, 1)[0]
+	const rows = 1_000_000
+	if err := s.write(b.Context(), func(w *writer) error {
+		if _, err := w.exec(`WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+			INSERT INTO executions (job, at, cause, version, idempotent, created_at, status, token, own_attempt, started_at, completed_at, result)
+			SELECT 1, ? + i * 60000, '', 1, 1, 0, iif(i % 10000 = 0, 4, 3), 1, 1, 0, 0, '{"message":"ok"}' FROM n`, args{rows, benchStart}); err != nil {
+			return err
+		}
+		_, err := w.exec(`UPDATE job_state SET success = ?, failed = ?`, args{rows - rows/10000, rows / 10000})
+		return err
+	}); err != nil {
+		b.Fatal(err)
+	}
+	for _, q := range []struct {
+		name string
+		f    store.ExecutionFilter
+		want int
+	}{
+		{"first page", store.ExecutionFilter{}, rows},
+		{"page at 500,000", store.ExecutionFilter{Offset: rows / 2}, rows},
+		{"first page of failed", store.ExecutionFilter{Statuses: []job.Status{job.Failed}}, rows / 10000},
+		{"first page of success", store.ExecutionFilter{Statuses: []job.Status{job.Success}}, rows - rows/10000},
+		{"first page of live", store.ExecutionFilter{Statuses: []job.Status{job.Pending, job.Running}}, 0},
+	} {
+		b.Run(q.name, func(b *testing.B) {
+			q.f.JobID, q.f.Limit = j.ID, 50
+			for range b.N {
+				page, total, err := s.Executions(b.Context(), q.f)
+				if err != nil || total != q.want || len(page) != min(50, q.want) {
+					b.Fatal(len(page), total, err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/1000/float64(b.N), "ms/page")
+		})
+	}
+}

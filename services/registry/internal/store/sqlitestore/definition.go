@@ -81,12 +81,13 @@ type versionKey struct{ job, version int64 }
 type cache struct {
 	mu       sync.RWMutex
 	keys     map[string]int64
+	ids      map[int64]string
 	versions map[versionKey]*job.Job
 	size     int
 }
 
 func newCache() *cache {
-	return &cache{keys: map[string]int64{}, versions: map[versionKey]*job.Job{}}
+	return &cache{keys: map[string]int64{}, ids: map[int64]string{}, versions: map[versionKey]*job.Job{}}
 }
 
 func (c *cache) key(id string) (int64, bool) {
@@ -94,6 +95,13 @@ func (c *cache) key(id string) (int64, bool) {
 	defer c.mu.RUnlock()
 	key, ok := c.keys[id]
 	return key, ok
+}
+
+func (c *cache) id(key int64) (string, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	id, ok := c.ids[key]
+	return id, ok
 }
 
 func (c *cache) version(key versionKey) *job.Job {
@@ -107,8 +115,9 @@ func (c *cache) learnKey(id string, key int64) {
 	defer c.mu.Unlock()
 	if len(c.keys) >= maxKeys {
 		clear(c.keys)
+		clear(c.ids)
 	}
-	c.keys[id] = key
+	c.keys[id], c.ids[key] = key, id
 }
 
 func (c *cache) learnVersion(key versionKey, j *job.Job, size int) {
@@ -142,6 +151,21 @@ func (d *data) jobKey(id string) (key int64, ok bool, err error) {
 	return key, ok, err
 }
 
+// jobID returns the id of the job with the key.
+func (d *data) jobID(key int64) (id string, err error) {
+	if id, ok := d.cache.id(key); ok {
+		return id, nil
+	}
+	found, err := d.one(`SELECT id FROM jobs WHERE key = ?`, args{key}, func(r row) { id = r.text(0) })
+	if err == nil && !found {
+		err = fmt.Errorf("job %d is not there", key)
+	}
+	if err == nil && !d.defining {
+		d.cache.learnKey(id, key)
+	}
+	return id, err
+}
+
 // version returns a version of a job, without what changes with its runs. It is
 // shared and not to be written to.
 func (d *data) version(key, version int64) (*job.Job, error) {
@@ -149,15 +173,17 @@ func (d *data) version(key, version int64) (*job.Job, error) {
 	if j := d.cache.version(k); j != nil {
 		return j, nil
 	}
-	var id string
+	id, err := d.jobID(key)
+	if err != nil {
+		return nil, err
+	}
 	var text []byte
-	found, err := d.one(`SELECT j.id, v.definition FROM job_versions v JOIN jobs j ON j.key = v.job WHERE v.job = ? AND v.version = ?`,
-		args{key, version}, func(r row) { id, text = r.text(0), r.bytes(1) })
+	found, err := d.one(`SELECT definition FROM job_versions WHERE job = ? AND version = ?`, args{key, version}, func(r row) { text = r.bytes(0) })
 	if err != nil {
 		return nil, err
 	}
 	if !found {
-		return nil, fmt.Errorf("version %d of the job is not there", version)
+		return nil, fmt.Errorf("job %s has no version %d", id, version)
 	}
 	j, err := decodeDefinition(id, version, text)
 	if err == nil && !d.defining {
@@ -186,13 +212,14 @@ func (d *data) job(id string) (s standing, ok bool, err error) {
 func (d *data) jobByKey(key int64) (s standing, ok bool, err error) {
 	var version int64
 	var next time.Time
-	var deleted bool
 	s.key = key
-	ok, err = d.one(`SELECT s.version, s.next_run_at, s.slot, s.live, j.deleted FROM job_state s JOIN jobs j ON j.key = s.job WHERE s.job = ?`, args{key},
-		func(r row) {
-			version, next, s.slot, s.live, deleted = r.int(0), r.time(1), r.int(2), r.int(3), r.bool(4)
-		})
+	ok, err = d.one(`SELECT version, next_run_at, slot, live FROM job_state WHERE job = ?`, args{key},
+		func(r row) { version, next, s.slot, s.live = r.int(0), r.time(1), r.int(2), r.int(3) })
 	if !ok || err != nil {
+		return standing{}, false, err
+	}
+	gone, err := d.number(`SELECT deleted FROM jobs WHERE key = ?`, args{key})
+	if err != nil {
 		return standing{}, false, err
 	}
 	shared, err := d.version(key, version)
@@ -200,7 +227,7 @@ func (d *data) jobByKey(key int64) (s standing, ok bool, err error) {
 		return standing{}, false, err
 	}
 	s.Job = shared.Clone()
-	s.NextRunAt, s.Deleted = next, deleted
+	s.NextRunAt, s.Deleted = next, gone != 0
 	return s, true, nil
 }
 

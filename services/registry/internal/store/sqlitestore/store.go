@@ -59,6 +59,7 @@ type Options struct {
 // Store is a [store.Store] in a folder.
 type Store struct {
 	log   *zap.Logger
+	pace  pacing
 	lock  *os.File
 	cache *cache
 	queue queue
@@ -83,7 +84,11 @@ var _ store.Store = (*Store)(nil)
 // Open opens the store in the folder, which it makes if it is not there. The
 // error says what to do when another process has it open, or when a later
 // version of the program wrote it. Close ends it.
-func Open(ctx context.Context, folder string, o Options) (_ *Store, err error) {
+func Open(ctx context.Context, folder string, o Options) (*Store, error) {
+	return open(ctx, folder, o, pacing{passiveAfter: 4096, walLimit: 4 * 4096})
+}
+
+func open(ctx context.Context, folder string, o Options, pace pacing) (_ *Store, err error) {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
@@ -94,7 +99,7 @@ func Open(ctx context.Context, folder string, o Options) (_ *Store, err error) {
 		return nil, fmt.Errorf("make the data folder: %w", err)
 	}
 	s := &Store{
-		log: o.Log, cache: newCache(), queue: queue{wake: make(chan struct{}, 1)}, reads: make(chan *data, readers),
+		log: o.Log, pace: pace, cache: newCache(), queue: queue{wake: make(chan struct{}, 1)}, reads: make(chan *data, readers),
 		wrote: make(chan int, 1), pause: make(chan chan struct{}),
 		closing: make(chan struct{}), writing: make(chan struct{}), checking: make(chan struct{}),
 	}
@@ -119,34 +124,26 @@ func Open(ctx context.Context, folder string, o Options) (_ *Store, err error) {
 	if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	open := func(pragmas ...string) *conn {
+	connect := func(pragmas ...string) *conn {
 		if err != nil {
 			return nil
 		}
-		var c *sqlite.Conn
-		if c, err = sqlite.OpenConn(path, sqlite.OpenReadWrite); err != nil {
-			return nil
+		var c *conn
+		if c, err = openConn(path, pragmas...); err == nil {
+			conns = append(conns, c)
 		}
-		conns = append(conns, &conn{c})
-		c.SetBusyTimeout(busyFor)
-		for _, p := range pragmas {
-			if err = sqlitex.ExecuteTransient(c, "PRAGMA "+p, nil); err != nil {
-				err = fmt.Errorf("%s: %w", p, err)
-				return nil
-			}
-		}
-		return conns[len(conns)-1]
+		return c
 	}
-	main := open("journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 0",
-		fmt.Sprintf("journal_size_limit = %d", walLimit*pageSize), "cache_size = -65536", "foreign_keys = OFF")
+	main := connect("journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 0",
+		fmt.Sprintf("journal_size_limit = %d", pace.walLimit*pageSize), "cache_size = -65536")
 	if err == nil {
 		err = migrate(main)
 	}
-	if s.checkpoint = open("synchronous = FULL", "wal_autocheckpoint = 0"); err == nil {
+	if s.checkpoint = connect("synchronous = FULL", "wal_autocheckpoint = 0"); err == nil {
 		s.checkpoint.SetBusyTimeout(restartFor)
 	}
 	for range readers {
-		if c := open("query_only = ON", "cache_size = -8192"); c != nil {
+		if c := connect("query_only = ON", "cache_size = -8192"); c != nil {
 			s.reads <- &data{conn: c, cache: s.cache}
 		}
 	}
@@ -167,6 +164,21 @@ func Open(ctx context.Context, folder string, o Options) (_ *Store, err error) {
 		s.checkpoints()
 	}()
 	return s, nil
+}
+
+// openConn opens one connection to a database that is there.
+func openConn(path string, pragmas ...string) (*conn, error) {
+	c, err := sqlite.OpenConn(path, sqlite.OpenReadWrite)
+	if err != nil {
+		return nil, err
+	}
+	c.SetBusyTimeout(busyFor)
+	for _, p := range pragmas {
+		if err := sqlitex.ExecuteTransient(c, "PRAGMA "+p, nil); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", p, err), c.Close())
+		}
+	}
+	return &conn{c}, nil
 }
 
 // lockFolder takes the folder for this process. The lock ends with the process.
@@ -262,15 +274,17 @@ func (s *Store) read(ctx context.Context, f func(d *data) error) (err error) {
 	return nil
 }
 
-const (
-	pageSize = 4096 // bytes, SQLite's default
+const pageSize = 4096 // bytes, SQLite's default
+
+// pacing says when checkpoints happen. There is no timer.
+type pacing struct {
 	// passiveAfter pages, about, a checkpoint moves the log into the database,
 	// as far as it can without anybody waiting.
-	passiveAfter = 4096
+	passiveAfter int
 	// walLimit is how many pages the log has when the writer is asked to wait
 	// for a checkpoint that lets it begin anew.
-	walLimit = 4 * passiveAfter
-)
+	walLimit int
+}
 
 // written tells the checkpointer that a transaction with n operations was
 // committed. It is called by the writer only.
@@ -292,7 +306,7 @@ func (s *Store) checkpoints() {
 	for {
 		select {
 		case n := <-s.wrote:
-			if pages += n; pages < passiveAfter {
+			if pages += n; pages < s.pace.passiveAfter {
 				continue
 			}
 		case <-s.writing:
@@ -300,7 +314,7 @@ func (s *Store) checkpoints() {
 		}
 		pages = 0
 		length, err := s.checkpointed("PASSIVE")
-		if err == nil && length >= walLimit {
+		if err == nil && length >= int64(s.pace.walLimit) {
 			resume := make(chan struct{})
 			select {
 			case s.pause <- resume:
