@@ -33,10 +33,14 @@ func Command() *cobra.Command {
 			"before the environment, and that before the file. Secrets are given by file only.",
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
+		RunE:         help,
 	}
 	root.AddCommand(serveCommand(), userCommand(), tokenCommand(), versionCommand())
 	return root
 }
+
+// help runs a command that only groups others, so that a mistyped one is an error.
+func help(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 
 // settings lists what a configuration file may hold, for whatever command.
 func settings() []string {
@@ -74,7 +78,7 @@ func serveCommand() *cobra.Command {
 }
 
 func userCommand() *cobra.Command {
-	parent := &cobra.Command{Use: "user", Short: "Look after the registry's users", Args: cobra.NoArgs}
+	parent := &cobra.Command{Use: "user", Short: "Look after the registry's users", Args: cobra.NoArgs, RunE: help}
 	cfg := Config{}
 	var role string
 	add := &cobra.Command{
@@ -115,7 +119,7 @@ func userCommand() *cobra.Command {
 }
 
 func tokenCommand() *cobra.Command {
-	parent := &cobra.Command{Use: "token", Short: "Look after access tokens", Args: cobra.NoArgs}
+	parent := &cobra.Command{Use: "token", Short: "Look after access tokens", Args: cobra.NoArgs, RunE: help}
 	cfg := Config{}
 	var name, purpose string
 	var lifetime time.Duration

@@ -230,7 +230,7 @@ func TestCacheIsBounded(t *testing.T) {
 }
 
 func TestExecutorsAndUsersAreApart(t *testing.T) {
-	g, m, _ := newGuard(t)
+	g, m, clk := newGuard(t)
 	ctx := t.Context()
 	id, err := g.Check(ctx, lease, "Bearer "+executorToken)
 	if err != nil || !id.Executor {
@@ -252,7 +252,7 @@ func TestExecutorsAndUsersAreApart(t *testing.T) {
 	if _, err := g.Check(ctx, lease, "Bearer "+token); !errors.As(err, &denied) {
 		t.Errorf("a super admin at the lease stream: %v", err)
 	}
-	none, err := New(m, "", time.Now)
+	none, err := New(m, "", clk.Now)
 	if err != nil {
 		t.Fatal(err)
 	}

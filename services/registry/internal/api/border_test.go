@@ -319,7 +319,11 @@ func TestStrangeBodies(t *testing.T) {
 	}
 	valids := []string{fmt.Sprintf(valid, ""), example, `{"parameters": {"message": "x"}}`, `{"version": 1}`, `{}`}
 	targets := []struct{ method, path string }{
-		{"POST", jobsPath}, {"PUT", jobsPath + "/" + id}, {"POST", jobsPath + "/" + id + "/run"}, {"POST", "/api/admin/schedules/preview"}, {"POST", "/api/auth/login"},
+		{"POST", jobsPath},
+		{"PUT", jobsPath + "/" + id},
+		{"POST", jobsPath + "/" + id + "/run"},
+		{"POST", "/api/admin/schedules/preview"},
+		{"POST", "/api/auth/login"},
 		{"POST", executionsPath + "/x/resolve"},
 	}
 	for i := range 1500 {

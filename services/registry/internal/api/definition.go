@@ -208,7 +208,7 @@ func compile(in *almanacv1.Schedule, anchor time.Time) (schedule.Spec, *schedule
 func scheduleViolations(err error) violations {
 	var bad violations
 	all := []error{err}
-	if several, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the documented form of this error: a join, not a chain
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
 		all = several.Unwrap()
 	}
 	for _, e := range all {

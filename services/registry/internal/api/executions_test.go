@@ -42,7 +42,7 @@ func (r *rig) execution(id string) map[string]any {
 func TestExecutionLife(t *testing.T) {
 	r := newRig(t)
 	id := r.create("a job", `"template_type": "test_scheduler", "schedule": {"type": "manual"}, "retry_policy": {"max_retries": 1, "retry_delay_seconds": 30}`)
-	execution := r.run(id, "")
+	execution := r.run(id)
 	running := r.start(execution)
 	r.dispatcher.set(func(d *dispatcher) {
 		d.progress = map[string]dispatch.Progress{execution: {Holding: dispatch.Holding{ID: execution, Token: running.Token}, Done: 5, Total: 10, Message: "half"}}
@@ -121,7 +121,7 @@ func TestSkippedExecution(t *testing.T) {
 
 func TestLogs(t *testing.T) {
 	r := newRig(t)
-	execution := r.run(r.create("a job", ""), "")
+	execution := r.run(r.create("a job", ""))
 	token := r.start(execution).Token
 	for chunk := range 11 {
 		lines := make([]job.LogLine, 100)
@@ -152,7 +152,7 @@ func TestCancel(t *testing.T) {
 	cancel := func(role access.Role, execution string) answer {
 		return r.as(role, http.MethodPost, executionsPath+"/"+execution+"/cancel", `{"reason": "no more"}`)
 	}
-	waiting := r.run(id, "")
+	waiting := r.run(id)
 	if a := cancel(access.Admin, waiting); a.code != 403 {
 		t.Errorf("somebody else's: %d %s", a.code, a.text)
 	}
@@ -186,7 +186,7 @@ func TestCancel(t *testing.T) {
 func TestResolve(t *testing.T) {
 	r := newRig(t)
 	id := r.create("a job", "")
-	execution := r.run(id, "")
+	execution := r.run(id)
 	resolve := func(role access.Role) answer {
 		return r.as(role, http.MethodPost, executionsPath+"/"+execution+"/resolve", `{"status": "success", "reason": "seen in the database"}`)
 	}
@@ -206,7 +206,7 @@ func TestResolve(t *testing.T) {
 	if a.code != 200 || a.body["message"] != "Execution resolved" || resolved["status"] != "success" || resolved["reason"] != "resolved: seen in the database" || resolved["error"] != nil {
 		t.Errorf("resolved: %d %s", a.code, a.text)
 	}
-	r.run(id, "") // the slot is free
+	r.run(id) // the slot is free
 	if a := r.root(http.StatusOK, http.MethodGet, "/api/admin/audit?object="+execution, ""); a.body["total"] != 2.0 {
 		t.Errorf("audit %s", a.text)
 	}

@@ -268,8 +268,17 @@ func TestIfMatch(t *testing.T) {
 		tag  string
 		code int
 	}{
-		{`"1"`, 200}, {`"1"`, 412}, {`W/"2"`, 200}, {`*`, 200}, {`"7", "4"`, 200}, {`"7","8"`, 412},
-		{`5`, 400}, {`"five"`, 400}, {`"5`, 400}, {`"5",`, 400}, {"\"5\"\u00e4", 400},
+		{`"1"`, 200},
+		{`"1"`, 412},
+		{`W/"2"`, 200},
+		{`*`, 200},
+		{`"7", "4"`, 200},
+		{`"7","8"`, 412},
+		{`5`, 400},
+		{`"five"`, 400},
+		{`"5`, 400},
+		{`"5",`, 400},
+		{"\"5\"\u00e4", 400},
 	} {
 		a := r.root(c.code, http.MethodPut, jobsPath+"/"+id, fmt.Sprintf(`{"description": "edit %d"}`, i), header{"If-Match", c.tag})
 		switch {
@@ -391,9 +400,9 @@ func TestRun(t *testing.T) {
 func TestRunLimits(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.ManualRunsPerHour, c.MaxJobs = 2, 2 })
 	id := r.create("a job", `"template_type": "test_scheduler", "schedule": {"type": "manual"}, "overlap_policy": "allow"`)
-	r.run(id, "")
+	r.run(id)
 	r.advance(10 * time.Minute)
-	r.run(id, "")
+	r.run(id)
 	a := r.root(http.StatusTooManyRequests, http.MethodPost, jobsPath+"/"+id+"/run", "")
 	if a.reason() != "LIMIT_REACHED" || a.header.Get("Retry-After") != "3000" || a.detail("QuotaFailure") == nil || a.detail("RetryInfo")["retry_delay"] != "3000s" {
 		t.Errorf("third run: %s, Retry-After %s", a.text, a.header.Get("Retry-After"))
@@ -476,7 +485,7 @@ func TestMutationsAreAudited(t *testing.T) {
 	id := r.create("a job", "")
 	r.root(http.StatusOK, http.MethodPut, jobsPath+"/"+id, `{"description": "new"}`, header{"X-Forwarded-For", "6.6.6.6"}, header{"Almanac-Client-Address", "6.6.6.6"})
 	r.root(http.StatusOK, http.MethodPut, jobsPath+"/"+id, `{}`) // nothing changes, so nothing is kept
-	execution := r.run(id, "")
+	execution := r.run(id)
 	r.root(http.StatusOK, http.MethodPost, executionsPath+"/"+execution+"/cancel", "")
 	r.root(http.StatusOK, http.MethodDelete, jobsPath+"/"+id, "")
 	all := r.root(http.StatusOK, http.MethodGet, "/api/admin/audit?limit=5", "").body

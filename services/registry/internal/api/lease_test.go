@@ -73,17 +73,6 @@ func (p *pipe) Next(ctx context.Context) (*dispatch.Outbound, error) {
 
 func (p *pipe) Close() { close(p.closed) }
 
-func wait[T any](t *testing.T, c <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-c:
-		return v
-	case <-time.After(10 * time.Second): //nolint:forbidigo // only bounds how long a broken test hangs
-		t.Fatal("nothing came")
-		panic("unreachable")
-	}
-}
-
 // lease opens a stream as an executor and says hello.
 func lease(t *testing.T, r *rig, hello *almanacv1.LeaseRequest) grpc.BidiStreamingClient[almanacv1.LeaseRequest, almanacv1.LeaseResponse] {
 	t.Helper()
@@ -137,7 +126,7 @@ func TestLeaseStream(t *testing.T) {
 	if !reflect.DeepEqual(p.hello, want) {
 		t.Errorf("hello %+v", p.hello)
 	}
-	if in := wait(t, p.in); in.Credits != 7 {
+	if in := <-p.in; in.Credits != 7 {
 		t.Errorf("the first frame: %+v", in)
 	}
 	if e, ok := r.templates.Lookup("noop"); !ok || !e.Available {
@@ -176,7 +165,7 @@ func TestLeaseStream(t *testing.T) {
 		Heartbeat:  &dispatch.Heartbeat{LastNumber: 9, Held: []dispatch.Holding{hold("j", 6)}},
 		Draining:   true,
 	}
-	if in := wait(t, p.in); !reflect.DeepEqual(in, wantIn) {
+	if in := <-p.in; !reflect.DeepEqual(in, wantIn) {
 		t.Errorf("inbound\n%+v\nwant\n%+v", in, wantIn)
 	}
 
@@ -222,7 +211,7 @@ func TestLeaseStream(t *testing.T) {
 	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("after the executor closed: %v", err)
 	}
-	wait(t, p.closed)
+	<-p.closed
 	if err := r.stop(); err != nil { // its handlers have returned after it
 		t.Error(err)
 	}
@@ -240,7 +229,7 @@ func TestLeaseStreamEnds(t *testing.T) {
 		if err := drain(stream); status.Code(err) != codes.FailedPrecondition {
 			t.Errorf("%v", err)
 		}
-		wait(t, p.closed)
+		<-p.closed
 	})
 	t.Run("registry stops", func(t *testing.T) {
 		r, p := leaseRig(t)
@@ -254,12 +243,12 @@ func TestLeaseStreamEnds(t *testing.T) {
 		if err := drain(stream); status.Code(err) != codes.Unavailable {
 			t.Errorf("%v", err)
 		}
-		wait(t, p.closed)
+		<-p.closed
 	})
 	t.Run("a second hello", func(t *testing.T) {
 		r, p := leaseRig(t)
 		stream := lease(t, r, hello)
-		wait(t, p.in)
+		<-p.in
 		if err := stream.Send(hello); err != nil {
 			t.Fatal(err)
 		}
@@ -408,7 +397,7 @@ func TestTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
-	if res.StatusCode != 200 || res.Header.Get("Strict-Transport-Security") == "" {
+	if res.StatusCode != http.StatusOK || res.Header.Get("Strict-Transport-Security") == "" {
 		t.Errorf("REST: %s %v", res.Status, res.Header)
 	}
 	conn, err := grpc.NewClient(r.grpcAddr, grpc.WithTransportCredentials(credentials.NewTLS(config)))
