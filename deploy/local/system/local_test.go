@@ -1,0 +1,317 @@
+package system
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/almanac-scheduler/almanac/deploy/local/internal/rest"
+)
+
+// status is what local.json says.
+type status struct {
+	HTTP       string          `json:"http"`
+	GRPC       string          `json:"grpc"`
+	MongoDBURI string          `json:"mongodb_uri"`
+	Users      map[string]user `json:"users"`
+	Processes  map[string]int  `json:"processes"`
+}
+
+type user struct{ Username, Password, Token string }
+
+// command is a running `almanac-local run`.
+type command struct {
+	t    *testing.T
+	dir  string // data folder
+	cmd  *exec.Cmd
+	out  *output
+	done chan struct{} // closed when it has ended
+	err  error         // how, once done is closed
+}
+
+// output collects what a process prints; safe for concurrent use.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// localRun starts `almanac-local run` from the folder of binaries.
+func localRun(t *testing.T, bin, dir string, settings ...string) *command {
+	t.Helper()
+	c := &command{t: t, dir: dir, out: new(output), done: make(chan struct{})}
+	c.cmd = exec.Command(filepath.Join(bin, "almanac-local"), "run")
+	c.cmd.Env = append(os.Environ(), "ALMANAC_DATA_DIR="+dir, "ALMANAC_HTTP_ADDR=127.0.0.1:0", "ALMANAC_GRPC_ADDR=127.0.0.1:0")
+	c.cmd.Env = append(c.cmd.Env, settings...)
+	c.cmd.Stdout, c.cmd.Stderr = c.out, c.out
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		c.err = c.cmd.Wait()
+		close(c.done)
+	}()
+	t.Cleanup(func() {
+		_ = c.cmd.Process.Kill() // its children die with it; most tests have ended it already
+		<-c.done
+		if t.Failed() {
+			t.Logf("almanac-local run:\n%s", c.out)
+			showLogs(t, filepath.Join(dir, "logs"))
+		}
+	})
+	return c
+}
+
+// status returns what local.json says now.
+func (c *command) status() (status, error) {
+	var s status
+	content, err := os.ReadFile(filepath.Join(c.dir, "local.json"))
+	if err != nil {
+		return s, err
+	}
+	return s, json.Unmarshal(content, &s)
+}
+
+// up waits until everything is ready.
+func (c *command) up() status {
+	c.t.Helper()
+	var s status
+	within(c.t, time.Minute, func(context.Context) (err error) {
+		select {
+		case <-c.done:
+			c.t.Fatalf("it ended: %v", c.err)
+		default:
+		}
+		s, err = c.status()
+		return err
+	})
+	return s
+}
+
+// end waits until it has ended and returns how.
+func (c *command) end(limit time.Duration) error {
+	c.t.Helper()
+	select {
+	case <-c.done:
+	case <-time.After(limit):
+		c.t.Fatalf("it did not end within %v", limit)
+	}
+	return c.err
+}
+
+func (s status) client(role string) *rest.Client {
+	return &rest.Client{Base: s.HTTP, Token: s.Users[role].Token}
+}
+
+// TestLocalRun is the life of a local system: its first start, the death of a
+// process, the end, and the next start.
+func TestLocalRun(t *testing.T) {
+	t.Parallel()
+	bin, err := binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "data")
+	first := localRun(t, bin, dir)
+	s := first.up()
+	printed := first.out.String()
+	for _, want := range []string{s.HTTP, s.GRPC, "curl -H 'Authorization: Bearer " + s.Users["super_admin"].Token, s.Users["super_admin"].Password, s.Users["admin"].Password, s.Users["user"].Password} {
+		if want == "" || !strings.Contains(printed, want) {
+			t.Errorf("it does not print %q:\n%s", want, printed)
+		}
+	}
+	for path, want := range map[string]os.FileMode{dir: 0o700, filepath.Join(dir, "local.json"): 0o600, filepath.Join(dir, "registry", "executor-token"): 0o600, filepath.Join(dir, "registry"): 0o700} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v", path, info, err)
+		}
+	}
+	for _, name := range []string{"registry-1", "executor-1", "executor-2", "standin"} {
+		if pid := s.Processes[name]; pid == 0 || !alive(pid) {
+			t.Errorf("%s has the process id %d", name, pid)
+		}
+	}
+	if len(s.Processes) != 4 || !strings.HasPrefix(s.HTTP, "http://127.0.0.1:") || !strings.HasPrefix(s.MongoDBURI, "mongodb://") {
+		t.Errorf("local.json: %+v", s)
+	}
+	for role, user := range s.Users { // the passwords are good, too
+		var answer struct{ Role string }
+		err := (&rest.Client{Base: s.HTTP}).Do(t.Context(), "POST", "/api/auth/login", nil, rest.Object{"username": user.Username, "password": user.Password}, &answer)
+		if err != nil || answer.Role != role {
+			t.Errorf("log in as %s: %+v, %v", role, answer, err)
+		}
+	}
+	jobs := theFirstJobs(t, s)
+
+	second := localRun(t, bin, dir)
+	if err := second.end(soon); err == nil || !strings.Contains(second.out.String(), "another local system uses this data folder") {
+		t.Errorf("a second run in the same folder: %v\n%s", err, second.out)
+	}
+	if now, err := first.status(); err != nil || now.HTTP != s.HTTP {
+		t.Errorf("after it: %+v, %v", now, err)
+	}
+
+	for name, pid := range s.Processes {
+		kill(t, pid)
+		within(t, soon, func(ctx context.Context) error {
+			now, err := first.status()
+			if err != nil {
+				return err
+			}
+			if now.Processes[name] == pid || !alive(now.Processes[name]) {
+				return fmt.Errorf("%s was not started again: %+v", name, now.Processes)
+			}
+			if now.HTTP != s.HTTP || now.GRPC != s.GRPC || now.MongoDBURI != s.MongoDBURI {
+				t.Fatalf("other addresses: %+v", now)
+			}
+			return s.client("super_admin").Ready(ctx)
+		})
+		if !strings.Contains(first.out.String(), name+": signal: killed") {
+			t.Errorf("the death of %s was not told:\n%s", name, first.out)
+		}
+	}
+	s = first.up()
+	asked := time.Now()
+	if err := first.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.end(soon); err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+	if took := time.Since(asked); took > 10*time.Second {
+		t.Errorf("it ended after %v", took)
+	}
+	for name, pid := range s.Processes {
+		if alive(pid) {
+			t.Errorf("%s is still there", name)
+		}
+	}
+	if _, err := first.status(); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("local.json is still there: %v", err)
+	}
+
+	third := localRun(t, bin, dir, "ALMANAC_EXECUTORS=1")
+	again := third.up()
+	if len(again.Processes) != 3 || again.Users["admin"] != s.Users["admin"] {
+		t.Errorf("the next start: %+v", again)
+	}
+	for name, job := range theFirstJobs(t, again) {
+		if job.ID != jobs[name].ID {
+			t.Errorf("%s was made again", name)
+		}
+	}
+	// Even an end that it cannot notice leaves nobody behind.
+	if err := third.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range again.Processes {
+		gone(t, soon, pid)
+	}
+}
+
+// theFirstJobs checks the three jobs of a new local system.
+func theFirstJobs(t *testing.T, s status) map[string]rest.Job {
+	t.Helper()
+	listed, err := s.client("admin").ListJobs(t.Context())
+	if err != nil || len(listed) != 3 {
+		t.Fatalf("jobs %+v, %v", listed, err)
+	}
+	jobs := map[string]rest.Job{}
+	for _, job := range listed {
+		jobs[job.Name] = job
+	}
+	for name, want := range map[string]struct{ template, schedule, parameters string }{
+		"test_scheduler": {"test_scheduler", `"interval_seconds":60`, ``},
+		"data_cleanup":   {"database_cleanup", `"interval_seconds":3600`, `"condition":{"createdAt":{"$lt":"90 days ago"}},"dryRun":false`},
+		"auto_delete_resolved_tickets": {
+			"ticket_cleanup", `"expression":"0 19 * * *","timezone":"UTC"`, `"older_than":"30 days","status":"resolved"`,
+		},
+	} {
+		job := jobs[name]
+		schedule, _ := json.Marshal(job.Schedule)
+		parameters, _ := json.Marshal(job.Parameters)
+		if job.TemplateType != want.template || !job.Enabled || !strings.Contains(string(schedule), want.schedule) || !strings.Contains(string(parameters), want.parameters) {
+			t.Errorf("%s: %+v", name, job)
+		}
+	}
+	return jobs
+}
+
+func TestLocalRunRefuses(t *testing.T) {
+	t.Parallel()
+	bin, err := binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	address := taken.Addr().String()
+	for setting, want := range map[string]string{
+		"ALMANAC_HTTP_ADDR=" + address: address + " is taken by another program: end it, or choose another address, such as ALMANAC_HTTP_ADDR=",
+		"ALMANAC_GRPC_ADDR=" + address: "ALMANAC_GRPC_ADDR=127.0.0.1:0",
+		"ALMANAC_EXECUTORS=many":       `"many"`,
+		"ALMANAC_EXECUTORS=0":          "at least 1",
+		"ALMANAC_DATA_DIR=/dev/null/x": "data folder",
+	} {
+		c := localRun(t, bin, t.TempDir(), setting)
+		if err := c.end(soon); err == nil || !strings.Contains(c.out.String(), want) {
+			t.Errorf("%s: %v\n%s", setting, err, c.out)
+		}
+	}
+	incomplete := localRun(t, copied(t, bin), t.TempDir())
+	if err := incomplete.end(soon); err == nil || !strings.Contains(incomplete.out.String(), "make build") {
+		t.Errorf("without the other binaries: %v\n%s", err, incomplete.out)
+	}
+}
+
+// copied returns a folder with a copy of almanac-local, which takes its own
+// folder for that of the other binaries, and with links to those named.
+func copied(t *testing.T, bin string, others ...string) string {
+	t.Helper()
+	folder := t.TempDir()
+	from, err := os.Open(filepath.Join(bin, "almanac-local"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	to, err := os.OpenFile(filepath.Join(folder, "almanac-local"), os.O_CREATE|os.O_WRONLY, 0o700)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(to, from); err != nil {
+		t.Fatal(err)
+	}
+	if err := to.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range others {
+		if err := os.Symlink(filepath.Join(bin, name), filepath.Join(folder, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return folder
+}
