@@ -2,6 +2,7 @@ package executor
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -77,6 +78,13 @@ func Command() *cobra.Command {
 		}()
 		return Run(ctx, config)
 	}
+	command.AddCommand(&cobra.Command{
+		Use: "version", Short: "Print the version of this program", Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(command.OutOrStdout(), version())
+			return err
+		},
+	})
 	return command
 }
 

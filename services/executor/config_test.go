@@ -150,3 +150,15 @@ func TestCommandRefuses(t *testing.T) {
 		t.Errorf("Execute: %v", err)
 	}
 }
+
+func TestOtherCommands(t *testing.T) {
+	for _, args := range [][]string{{"version"}, {"completion", "bash"}} {
+		command := Command()
+		var out strings.Builder
+		command.SetOut(&out)
+		command.SetArgs(args)
+		if err := command.Execute(); err != nil || out.Len() == 0 {
+			t.Errorf("%v: %v, printed %q", args, err, out.String())
+		}
+	}
+}

@@ -167,7 +167,7 @@ func (s *Session) Run(ctx context.Context, drain <-chan struct{}) error {
 		case frame := <-l.link.frames:
 			s.state.received(frame, s.config.Now())
 			if frame.GetWelcome() != nil {
-				l.failures = 0
+				l.failures, l.said = 0, ""
 			}
 		case <-l.link.sent:
 			l.sending = false

@@ -393,6 +393,9 @@ func TestCancelReportsCancelled(t *testing.T) {
 		if f := a.until(t, "result", hasResult); f.GetResults()[0].GetStatus() != "cancelled" {
 			t.Errorf("frame %v", f)
 		}
+		if p.logs.FilterMessage("Job 'Nightly' cancelled").Len() != 1 {
+			t.Errorf("logs %v", p.logs.All())
+		}
 	})
 }
 

@@ -330,10 +330,14 @@ func (s *state) finish(a *attempt, r *runner.Result, isolation []string, at time
 		a.result.StartedAt = &a.startedAt
 	}
 	s.results = append(s.results, a)
-	if r.Status == runner.StatusSuccess {
+	level, how := zap.WarnLevel, "failed"
+	switch r.Status {
+	case runner.StatusSuccess:
 		return
+	case runner.StatusCancelled:
+		level, how = zap.InfoLevel, "cancelled"
 	}
-	if log := s.logger.Check(a.level(zap.WarnLevel), "Job '"+a.run.JobName+"' failed"); log != nil {
+	if log := s.logger.Check(a.level(level), "Job '"+a.run.JobName+"' "+how); log != nil {
 		log.Write(zap.String("job_id", a.run.JobID), zap.String("error", a.result.GetError()), zap.Duration("duration", a.duration(at)),
 			zap.String("execution_id", a.run.ExecutionID), zap.String("status", r.Status), zap.String("error_code", a.result.GetErrorCode()))
 	}
