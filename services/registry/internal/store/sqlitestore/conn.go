@@ -32,15 +32,9 @@ func fromMillis(ms int64) time.Time {
 	return time.UnixMilli(ms).UTC()
 }
 
-// optional is a text kept as NULL when it is empty.
-type optional string
-
-// bind sets one parameter. A time that is zero and an empty optional text are
-// NULL.
-func bind(s *sqlite.Stmt, i int, value any) {
+// bind sets one parameter. A time that is zero and no bytes are NULL.
+func bind(s *sqlite.Stmt, i int, value any) error {
 	switch v := value.(type) {
-	case nil:
-		s.BindNull(i)
 	case int:
 		s.BindInt64(i, int64(v))
 	case int64:
@@ -49,16 +43,14 @@ func bind(s *sqlite.Stmt, i int, value any) {
 		s.BindBool(i, v)
 	case string:
 		s.BindText(i, v)
-	case optional:
-		bindOptional(s, i, string(v))
 	case []byte:
 		bindOptional(s, i, string(v))
 	case time.Time:
 		bindInt(s, i, millis(v))
 	default:
-		// Stored nowhere: a statement with such a parameter fails its tests.
-		s.BindText(i, fmt.Sprintf("%%!%T", v))
+		return fmt.Errorf("parameter %d has the type %T, which has no place in the database", i, v)
 	}
+	return nil
 }
 
 func bindInt(s *sqlite.Stmt, i int, v int64) {
@@ -101,14 +93,25 @@ func (r row) bytes(i int) []byte {
 
 type args []any
 
-// exec runs a statement without rows and returns how many rows it changed.
-func (c *conn) exec(query string, a args) (int, error) {
+// bound prepares a query, once for each connection, and binds its parameters.
+func (c *conn) bound(query string, a args) (*sqlite.Stmt, error) {
 	s, err := c.Prepare(query)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	for i, v := range a {
-		bind(s, i+1, v)
+		if err := bind(s, i+1, v); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// exec runs a statement without rows and returns how many rows it changed.
+func (c *conn) exec(query string, a args) (int, error) {
+	s, err := c.bound(query, a)
+	if err != nil {
+		return 0, err
 	}
 	return c.step(s)
 }
@@ -124,12 +127,9 @@ func (c *conn) step(s *sqlite.Stmt) (int, error) {
 // each calls f for every row, until f returns an error. Each nests only with
 // other queries.
 func (c *conn) each(query string, a args, f func(row) error) error {
-	s, err := c.Prepare(query)
+	s, err := c.bound(query, a)
 	if err != nil {
 		return err
-	}
-	for i, v := range a {
-		bind(s, i+1, v)
 	}
 	for {
 		more, err := s.Step()
@@ -148,12 +148,9 @@ func (c *conn) each(query string, a args, f func(row) error) error {
 
 // one calls f for the first row and tells whether there was one.
 func (c *conn) one(query string, a args, f func(row)) (bool, error) {
-	s, err := c.Prepare(query)
+	s, err := c.bound(query, a)
 	if err != nil {
 		return false, err
-	}
-	for i, v := range a {
-		bind(s, i+1, v)
 	}
 	found, err := s.Step()
 	if err != nil {

@@ -34,7 +34,7 @@ func (s *Store) RunNow(ctx context.Context, r store.RunNow) (stored *job.Executi
 			return err
 		}
 		if known {
-			rec, _, err := w.execution(p.seq)
+			rec, err := w.execution(p.seq)
 			stored, replayed = rec.Execution, true
 			return err
 		}
@@ -45,7 +45,7 @@ func (s *Store) RunNow(ctx context.Context, r store.RunNow) (stored *job.Executi
 		case !ok || j.Deleted:
 			return job.ErrNotFound
 		case e.Exclusive && j.slot != 0:
-			holder, _, err := w.execution(j.slot)
+			holder, err := w.execution(j.slot)
 			if err != nil {
 				return err
 			}
@@ -76,7 +76,7 @@ func (s *Store) RunNow(ctx context.Context, r store.RunNow) (stored *job.Executi
 		if err := w.audit(r.Audit); err != nil {
 			return err
 		}
-		rec, _, err := w.execution(w.seq)
+		rec, err := w.execution(w.seq)
 		stored = rec.Execution
 		return err
 	})
@@ -115,7 +115,7 @@ func (s *Store) RequestCancel(ctx context.Context, id string, now time.Time, a *
 		if !ok {
 			return job.ErrNotFound
 		}
-		rec, _, err := w.execution(p.seq)
+		rec, err := w.execution(p.seq)
 		switch {
 		case err != nil:
 			return err
@@ -136,7 +136,7 @@ func (s *Store) RequestCancel(ctx context.Context, id string, now time.Time, a *
 		if err := w.audit(a); err != nil {
 			return err
 		}
-		rec, _, err = w.execution(p.seq)
+		rec, err = w.execution(p.seq)
 		stands = rec.Execution
 		return err
 	})
@@ -156,7 +156,7 @@ func (s *Store) Execution(ctx context.Context, id string) (e *job.Execution, err
 		if !ok {
 			return job.ErrNotFound
 		}
-		rec, _, err := d.execution(p.seq)
+		rec, err := d.execution(p.seq)
 		e = rec.Execution
 		return err
 	})

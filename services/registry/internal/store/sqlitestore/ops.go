@@ -118,7 +118,7 @@ func (w *writer) fireLost(f *store.Fire, key int64, st *state) (store.Answer, er
 		return store.Answer{}, err
 	}
 	if ok {
-		rec, _, err := w.execution(p.seq)
+		rec, err := w.execution(p.seq)
 		if err != nil {
 			return store.Answer{}, err
 		}
@@ -136,7 +136,7 @@ func (w *writer) fireLost(f *store.Fire, key int64, st *state) (store.Answer, er
 	case j.Deleted:
 		return store.Answer{Outcome: store.Lost}, nil
 	case stands && j.Version == f.Version && f.Execution.Exclusive && j.slot != 0:
-		holder, _, err := w.execution(j.slot)
+		holder, err := w.execution(j.slot)
 		if err != nil {
 			return store.Answer{}, err
 		}
@@ -203,7 +203,7 @@ func (w *writer) changeRecord(c *store.Change) (store.Answer, error) {
 		return store.Answer{}, err
 	}
 	if n == 0 {
-		rec, _, err := w.execution(p.seq)
+		rec, err := w.execution(p.seq)
 		if err != nil {
 			return store.Answer{}, err
 		}

@@ -232,13 +232,16 @@ func (d *data) executions(where string, a args) ([]record, error) {
 	return found, err
 }
 
-// execution reads one record; ok is false when there is none.
-func (d *data) execution(seq int64) (rec record, ok bool, err error) {
+// execution reads one record that is there.
+func (d *data) execution(seq int64) (record, error) {
 	found, err := d.executions(`WHERE e.seq = ?`, args{seq})
-	if err != nil || len(found) == 0 {
-		return record{}, false, err
+	if err != nil {
+		return record{}, err
 	}
-	return found[0], true, nil
+	if len(found) == 0 {
+		return record{}, fmt.Errorf("execution %d is not there", seq)
+	}
+	return found[0], nil
 }
 
 func plain(records []record) []*job.Execution {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,12 +55,17 @@ func openAt(t *testing.T, folder string) *Store {
 func openNew(t *testing.T) *Store {
 	t.Helper()
 	s := openAt(t, t.TempDir())
+	closeAfter(t, s)
+	return s
+}
+
+func closeAfter(t *testing.T, c io.Closer) {
+	t.Helper()
 	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
+		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return s
 }
 
 var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -171,7 +177,7 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 			}
 
 			s := openAt(t, folder)
-			defer s.Close()
+			closeAfter(t, s)
 			for id, status := range acknowledged {
 				e, err := s.Execution(t.Context(), id)
 				if err != nil {
@@ -355,7 +361,7 @@ func TestDiskFull(t *testing.T) {
 func TestReadyTriesAfresh(t *testing.T) {
 	s := openNew(t)
 	s.mu.Lock()
-	s.trouble = errDisk{}
+	s.trouble = errDisk
 	s.mu.Unlock()
 	if err := s.Ready(t.Context()); err != nil {
 		t.Fatal(err)
@@ -375,7 +381,7 @@ func TestReadyTriesAfresh(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer other.Close()
+	closeAfter(t, other)
 	if _, err := other.exec(`BEGIN IMMEDIATE`, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -393,9 +399,7 @@ func TestReadyTriesAfresh(t *testing.T) {
 	}
 }
 
-type errDisk struct{}
-
-func (errDisk) Error() string { return "disk" }
+var errDisk = errors.New("the disk is full")
 
 func TestOneBadOperationSpoilsOnlyItself(t *testing.T) {
 	s := openNew(t)
@@ -467,12 +471,11 @@ func (s *Store) outside() (*conn, error) {
 
 func TestQueue(t *testing.T) {
 	q := queue{wake: make(chan struct{}, 1)}
-	add := func(n int, urgent bool) *task {
-		tk := &task{ops: make([]store.Op, n)}
-		if !q.put(tk, urgent) {
+	add := func(n int, urgent bool) {
+		t.Helper()
+		if !q.put(&task{ops: make([]store.Op, n)}, urgent) {
 			t.Fatal("refused")
 		}
-		return tk
 	}
 	sizes := func(batch []part) (s string) {
 		for _, p := range batch {
@@ -553,7 +556,7 @@ func TestLogIsKeptShort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	closeAfter(t, s)
 	jobs := make([]*job.Job, 100)
 	for i := range jobs {
 		jobs[i] = createJob(t, s, i)

@@ -404,7 +404,7 @@ func refusal(err error) bool {
 // storage tells whether an error concerns the database rather than one
 // operation.
 func storage(err error) bool {
-	switch sqlite.ErrCode(err).ToPrimary() { //nolint:exhaustive // the others are about a statement
+	switch sqlite.ErrCode(err).ToPrimary() {
 	case sqlite.ResultConstraint, sqlite.ResultTooBig, sqlite.ResultMismatch, sqlite.ResultRange, sqlite.ResultError, sqlite.ResultOK:
 		return false
 	default:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
@@ -153,4 +154,64 @@ func writeOne[T any](f *flaky, perform func() (*T, error)) (*T, error) {
 		return nil, err
 	}
 	return result, nil
+}
+
+// runLossy tries what the model does not hold until its answer is known, and
+// looks at what is there then.
+func runLossy(t *testing.T, opener Opener) {
+	for seed := range uint64(5) {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			s := begin(t, opener(t))
+			plain := s.Store
+			s.Store = Flaky(plain, seed)
+			ctx, lost := t.Context(), 0
+			try := func(perform func() error) (err error) {
+				for err = perform(); errors.Is(err, job.ErrUnavailable); err = perform() {
+					lost++
+				}
+				return err
+			}
+			do := func(op store.Op) (a store.Answer) {
+				s.ok(try(func() error { a = s.Do(ctx, start, []store.Op{op})[0]; return a.Err }))
+				return a
+			}
+			for n := range 20 {
+				name := fmt.Sprint("n", n)
+				s.ok(try(func() error { return s.PutTemplates(ctx, []job.Template{{Type: name, Version: 1}}) }))
+				if err := try(func() error {
+					return s.AddUser(ctx, store.User{Name: name, CreatedAt: at(0)}, audit(name, "user.create", at(0)))
+				}); err != nil && !errors.Is(err, job.ErrUserExists) {
+					t.Fatal(err)
+				}
+				s.ok(try(func() error {
+					return s.AddToken(ctx, store.Token{Hash: name, User: name, CreatedAt: at(0), ExpiresAt: at(n)})
+				}))
+				s.ok(try(func() error { return s.OpenSession(ctx, store.Session{ID: name, Host: "h"}, at(0)) }))
+				s.same(do(&store.Beat{Session: name, Count: 7}).Outcome, store.Done)
+				if n%2 == 0 {
+					s.same(do(&store.EndSession{Session: name, Count: 7}).Outcome, store.Done)
+				} else {
+					s.same(do(&store.EndSession{Session: name, Count: 6}).Outcome, store.Lost)
+				}
+			}
+			s.ok(try(func() error { return s.DeleteExpiredTokens(ctx, at(10)) }))
+			if lost == 0 {
+				t.Fatal("no answer was lost")
+			}
+			s.Store = plain
+			ts, err := s.Templates(ctx)
+			s.ok(err)
+			s.same(len(ts), 20)
+			live, err := s.Sessions(ctx)
+			s.ok(err)
+			s.same(len(live), 10)
+			s.same(len(s.audits("")), 20)
+			for n := range 20 {
+				_, _, err := s.TokenOwner(ctx, fmt.Sprint("n", n))
+				if (err == nil) != (n >= 10) {
+					t.Fatalf("token %d: %v", n, err)
+				}
+			}
+		})
+	}
 }

@@ -45,13 +45,13 @@ var fireTests = map[string]func(*suite){
 		s.same(len(due), 0)
 	},
 	"repeated is done": func(s *suite) {
-		for i, make := range []func(*job.Job) *job.Execution{
+		for i, record := range []func(*job.Job) *job.Execution{
 			func(j *job.Job) *job.Execution { return leased(j, 1) },
 			pending,
 			func(j *job.Job) *job.Execution { return skip(j, 2) },
 		} {
 			j := s.create()
-			f := fire(j, make(j))
+			f := fire(j, record(j))
 			s.done(f)
 			s.done(f)
 			s.stands(f.Execution)
@@ -264,8 +264,11 @@ var changeTests = map[string]func(*suite){
 	"needs exactly its status and token": func(s *suite) {
 		_, e := s.fired()
 		for _, c := range []*store.Change{
-			{Status: job.Running, Token: 1}, {Status: job.Retrying, Token: 1}, {Status: job.Success, Token: 1},
-			{Status: job.Pending, Token: 0}, {Status: job.Pending, Token: 2},
+			{Status: job.Running, Token: 1},
+			{Status: job.Retrying, Token: 1},
+			{Status: job.Success, Token: 1},
+			{Status: job.Pending, Token: 0},
+			{Status: job.Pending, Token: 2},
 		} {
 			c.To = ended(e, job.Success, at(1))
 			s.same(s.lost(c).Execution, e)

@@ -45,6 +45,7 @@ func Run(t *testing.T, opener Opener) {
 	}
 	t.Run("Model", func(t *testing.T) { runModel(t, opener, false) })
 	t.Run("ModelWithLostAnswers", func(t *testing.T) { runModel(t, opener, true) })
+	t.Run("LostAnswers", func(t *testing.T) { runLossy(t, opener) })
 }
 
 // suite is a store under test.
