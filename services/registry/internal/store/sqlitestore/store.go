@@ -124,6 +124,12 @@ func open(ctx context.Context, folder string, o Options, pace pacing) (_ *Store,
 	if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
+	// The entry of a new database in its folder must survive as its content does.
+	for _, dir := range []string{folder, filepath.Dir(filepath.Clean(folder))} {
+		if err := syncFolder(dir); err != nil {
+			return nil, fmt.Errorf("open the database: %w", err)
+		}
+	}
 	connect := func(pragmas ...string) *conn {
 		if err != nil {
 			return nil
@@ -164,6 +170,14 @@ func open(ctx context.Context, folder string, o Options, pace pacing) (_ *Store,
 		s.checkpoints()
 	}()
 	return s, nil
+}
+
+func syncFolder(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // openConn opens one connection to a database that is there.
