@@ -258,8 +258,8 @@ func theFirstJobs(t *testing.T, s status) map[string]rest.Job {
 	return jobs
 }
 
+// TestLocalRunRefuses is not parallel for the sake of copied.
 func TestLocalRunRefuses(t *testing.T) {
-	t.Parallel()
 	bin, err := binaries()
 	if err != nil {
 		t.Fatal(err)
@@ -289,7 +289,9 @@ func TestLocalRunRefuses(t *testing.T) {
 }
 
 // copied returns a folder with a copy of almanac-local, which takes its own
-// folder for that of the other binaries, and with links to those named.
+// folder for that of the other binaries, and with links to those named. Tests that
+// use it are not parallel: a process that another one forks at the wrong moment
+// would keep the copy open for writing, and it could not be run.
 func copied(t *testing.T, bin string, others ...string) string {
 	t.Helper()
 	folder := t.TempDir()

@@ -8,10 +8,12 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/almanac-scheduler/almanac/deploy/local/internal/bench"
 	"github.com/almanac-scheduler/almanac/deploy/local/internal/local"
 )
 
@@ -34,8 +36,35 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand())
+	root.AddCommand(runCommand(), benchCommand())
 	return root
+}
+
+func benchCommand() *cobra.Command {
+	var config bench.Config
+	command := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure throughput and lateness, and print them",
+		Long: "Bench measures a registry and an executor that run as processes of their own and talk over\n" +
+			"loopback, with full records in SQLite (synchronous=FULL). Every figure comes from the records,\n" +
+			"which are read back and counted. Parts: " + strings.Join(bench.Parts(), ", ") + ".",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			config.Bin = filepath.Dir(self)
+			return bench.Run(cmd.Context(), config, cmd.OutOrStdout())
+		},
+	}
+	flags := command.Flags()
+	flags.StringSliceVar(&config.Only, "only", nil, "parts to measure (default all)")
+	flags.IntVar(&config.Jobs, "jobs", 0, "how many jobs (for run-now: runs) instead of each part's usual number")
+	flags.IntVar(&config.Seconds, "seconds", 30, "how long the steady part lasts")
+	flags.IntVar(&config.Slots, "slots", bench.Slots, "how many no-op runs the executor takes at a time")
+	flags.StringVar(&config.Dir, "dir", filepath.Join(".cache", "bench"), "folder for the data, on the disk to be measured; emptied afterwards")
+	return command
 }
 
 func runCommand() *cobra.Command {

@@ -80,7 +80,7 @@ func (b *bench) burst(ctx context.Context, jobs int) error {
 // spread.
 func (b *bench) steady(ctx context.Context, jobs int) error {
 	return b.with(ctx, b.noop(), func(ctx context.Context) error {
-		begin := time.Now().Truncate(time.Second).Add(4*time.Second + time.Duration(jobs)*2*time.Millisecond)
+		begin := time.Now().Truncate(time.Second).Add(4*time.Second + time.Duration(b.patience*float64(jobs))*2*time.Millisecond)
 		interval, every := "interval", int32(1)
 		ids, err := b.create(ctx, jobs, func(i int) *almanacv1.Job {
 			// A millisecond is as fine as a schedule is kept.
@@ -94,7 +94,7 @@ func (b *bench) steady(ctx context.Context, jobs int) error {
 			return err
 		}
 		if !time.Now().Before(begin) {
-			return errors.New("the jobs were not made in time: ask for fewer with --jobs")
+			return errTooSlow
 		}
 		length := time.Duration(b.config.Seconds) * time.Second
 		from := begin.Add(time.Second) // the first second warms up
