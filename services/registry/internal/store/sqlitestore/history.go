@@ -179,7 +179,9 @@ func (s *Store) Executions(ctx context.Context, f store.ExecutionFilter) (page [
 		}
 		var found []record
 		if len(f.Statuses) == 0 {
-			found, err = d.executions(`WHERE e.job = ? ORDER BY e.at DESC, e.cause DESC LIMIT ? OFFSET ?`, args{key, f.Limit, f.Offset})
+			// Not bare parameters beside ORDER BY and LIMIT: SQLite would prepare the
+			// statement anew each time they are bound, to plan with the values.
+			found, err = d.executions(`WHERE e.job = ? + 0 ORDER BY e.at DESC, e.cause DESC LIMIT ? + 0 OFFSET ? + 0`, args{key, f.Limit, f.Offset})
 		} else {
 			var query string
 			var a args

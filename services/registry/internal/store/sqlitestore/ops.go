@@ -271,8 +271,10 @@ func (w *writer) audit(a *store.Audit) error {
 	if a == nil {
 		return nil
 	}
+	// Not a bare ?1 beside max: SQLite would prepare the statement anew each time
+	// it is bound, to plan with the value.
 	_, err := w.exec(`INSERT INTO audits (object, number, at, user, address, action, before, after)
-		VALUES (?1, (SELECT coalesce(max(number), 0) + 1 FROM audits WHERE object = ?1), ?2, ?3, ?4, ?5, ?6, ?7)`,
+		VALUES (?1, (SELECT coalesce(max(number), 0) + 1 FROM audits WHERE object = ?1 || ''), ?2, ?3, ?4, ?5, ?6, ?7)`,
 		args{a.Object, a.At, a.User, a.Address, a.Action, a.Before, a.After})
 	return err
 }
