@@ -85,7 +85,9 @@ type sim struct {
 	execs     []*simExec
 	jobs      []*simJob
 	runs      []*simRun
-	exclusive map[string]bool // executions that were recorded with their job's slot
+	exclusive map[string]bool       // executions that were recorded with their job's slot
+	cancelled map[string]int64      // the token under which a cancellation was accepted
+	wrong     map[Holding]time.Time // what should not last, and since when it does
 	nonce     int
 }
 
@@ -148,6 +150,7 @@ type simRegistry struct {
 	d    *Dispatcher
 	l    *loop
 	dead bool
+	from time.Time // when it had read what is leased
 	wake time.Time
 	up   map[*Stream]*simLink
 }
@@ -179,7 +182,7 @@ func (s *sim) crashRegistry() {
 		}
 	}
 	s.reg = nil
-	s.after(s.ms(pick(s.rng, 500, 20_000, 150_000)), s.startRegistry)
+	s.after(s.ms(pick(s.rng, 500, 8_000, 100_000)), s.startRegistry)
 }
 
 // event is one turn of the loop.
@@ -228,6 +231,9 @@ func (r *simRegistry) pump() {
 		}
 	}
 	r.d.loaded.Store(l.loaded)
+	if r.from.IsZero() && l.loaded {
+		r.from = s.now
+	}
 	if at := l.wakeAt(); at.After(s.now) && (r.wake.IsZero() || !r.wake.After(s.now) || at.Before(r.wake)) {
 		r.wake = at
 		s.after(at.Sub(s.now), func() {
@@ -282,8 +288,12 @@ type simExec struct {
 	closed  []string
 	held    map[string]*simRun // by execution id
 	slots   int
-	granted int // credits given on this link and not used
-	stopped time.Time
+	granted int       // credits given on this link and not used
+	stopped time.Time // until then the process is stopped
+	apart   time.Time // until then the network does not carry it
+	since   time.Time // since when it is awake and connected
+	beaten  time.Time // when a beat of it last arrived
+	brokeAt time.Time // when one arrived after a long silence
 }
 
 // simRun is one attempt as its executor sees it.
@@ -341,7 +351,7 @@ func (x *simExec) connect() {
 		if x.link != nil {
 			return
 		}
-		if s.reg == nil || !s.reg.l.loaded || s.chance(10) {
+		if s.reg == nil || !s.reg.l.loaded || x.apart.After(s.now) || s.chance(10) {
 			s.after(100*time.Millisecond+s.ms(400), x.connect)
 			return
 		}
@@ -356,7 +366,7 @@ func (x *simExec) connect() {
 		s.nonce++
 		k := &simLink{x: x, reg: s.reg, id: fmt.Sprintf("stream-%d", s.nonce)}
 		k.st = &Stream{d: s.reg.d, id: k.id, ready: make(chan struct{}, 1)}
-		x.link, x.granted = k, 0
+		x.link, x.granted, x.since = k, 0, s.now
 		h := Hello{
 			Session: x.session, Stream: k.id, Host: fmt.Sprintf("exec-%d", x.no), ClosedStreams: slices.Clone(x.closed),
 			Templates: []string{idempotentType, onceOnlyType}, Held: x.holdings(),
@@ -443,6 +453,9 @@ func (k *simLink) flush() {
 	}
 	if err := k.st.ended(); err != nil && !k.flushing {
 		k.flushing = true
+		if errors.Is(err, ErrSessionEnded) {
+			s.checkSilence(k)
+		}
 		s.after(s.ms(20), func() {
 			k.x.awake(func() {
 				ended := errors.Is(err, ErrSessionEnded)
@@ -560,6 +573,7 @@ func (x *simExec) handBack(r *simRun) {
 // even while its executor is stopped.
 func (x *simExec) run(r *simRun) {
 	s := x.s
+	s.checkStart(r)
 	r.state, r.began = "running", s.now
 	s.runs = append(s.runs, r)
 	s.logf("executor %d starts %s/%d", x.no, r.ID, r.Token)
@@ -618,7 +632,16 @@ func (x *simExec) finish(r *simRun, status job.Status) {
 func (x *simExec) beat() {
 	x.awake(func() {
 		if k := x.link; k != nil {
-			x.send(&Inbound{Heartbeat: &Heartbeat{LastNumber: k.last, Held: x.holdings()}})
+			in := &Inbound{Heartbeat: &Heartbeat{LastNumber: k.last, Held: x.holdings()}}
+			k.up(func(l *loop) {
+				if k.st.open {
+					if now := x.s.now; now.Sub(x.beaten) >= simTTL-time.Second {
+						x.brokeAt = now
+					}
+					x.beaten = x.s.now
+				}
+				l.inbound(k.st, in)
+			})
 		}
 		x.s.after(time.Second, x.beat)
 	})
@@ -648,14 +671,16 @@ type simJob struct {
 
 // simPeriod is a stretch in which each time of the schedule is to be covered.
 type simPeriod struct {
-	sched       *schedule.Schedule
-	after       time.Time // exclusive
-	until       time.Time // inclusive; zero: still going on
-	lastVersion int
+	sched *schedule.Schedule
+	after time.Time // exclusive
+	until time.Time // inclusive; zero: still going on
 }
 
 func (s *sim) simSchedule() schedule.Spec {
 	specs := []schedule.Spec{
+		{Type: schedule.Interval, IntervalSeconds: int64(1 + s.rng.IntN(4))},
+		{Type: schedule.Interval, IntervalSeconds: int64(2 + s.rng.IntN(6))},
+		{Type: schedule.Interval, IntervalSeconds: int64(2 + s.rng.IntN(6))},
 		{Type: schedule.Interval, IntervalSeconds: int64(1 + s.rng.IntN(4))},
 		{Type: schedule.Interval, IntervalSeconds: int64(5 + s.rng.IntN(40))},
 		{Type: schedule.Cron, Expression: "*/7 * * * * *", Timezone: "UTC"},
@@ -851,6 +876,9 @@ func (s *sim) cancel(m *simJob) {
 		s.fatalf("cancel: %v", err)
 	}
 	s.logf("cancel %s: now %s", e.ID, e.Status)
+	if _, ok := s.cancelled[e.ID]; !ok {
+		s.cancelled[e.ID] = e.Token
+	}
 	if s.reg != nil && !e.Status.Ended() {
 		s.reg.d.CancelRequested(e)
 		s.reg.pump()
@@ -866,26 +894,28 @@ func (s *sim) mischief() {
 	m := s.jobs[s.rng.IntN(len(s.jobs))]
 	x := s.execs[s.rng.IntN(len(s.execs))]
 	switch n := s.rng.IntN(100); {
-	case n < 20:
+	case n < 14:
 		s.editJob(m)
-	case n < 40:
+	case n < 26:
 		s.runNow(m)
-	case n < 55:
+	case n < 40:
 		s.cancel(m)
-	case n < 58 && len(s.jobs) > 3:
+	case n < 42 && len(s.jobs) > 3:
 		s.deleteJob(m)
-	case n < 62:
+	case n < 45:
 		s.createJob()
-	case n < 75:
+	case n < 60:
 		if x.link != nil {
+			x.apart = s.now.Add(s.ms(pick(s.rng, 1, 3_000, 20_000)))
 			s.logf("link of executor %d breaks", x.no)
 			x.link.cut()
 		}
-	case n < 85:
-		if x.session != "" {
-			d := s.ms(pick(s.rng, 2_000, 9_000, 40_000))
+	case n < 80:
+		if x.session != "" && !x.stopped.After(s.now) {
+			d := s.ms(pick(s.rng, 2_000, 9_000, 30_000))
 			s.logf("executor %d stops for %v", x.no, d)
 			x.stopped = s.now.Add(d)
+			x.since = x.stopped
 		}
 	case n < 92:
 		if x.session != "" {
@@ -894,7 +924,7 @@ func (s *sim) mischief() {
 	default:
 		s.crashRegistry()
 	}
-	s.after(s.ms(4_000), s.mischief)
+	s.after(s.ms(2_400), s.mischief)
 }
 
 func simulate(t *testing.T, seed uint64, trace bool) {
@@ -907,11 +937,12 @@ func simulate(t *testing.T, seed uint64, trace bool) {
 	s := &sim{
 		t: t, rng: rand.New(rand.NewPCG(seed, seed)), now: begin, begin: begin, store: st,
 		execs: make([]*simExec, 3), exclusive: map[string]bool{}, seed: seed,
+		cancelled: map[string]int64{}, wrong: map[Holding]time.Time{},
 	}
 	if trace {
 		s.trace = &strings.Builder{}
 	}
-	for range 6 {
+	for range 8 {
 		s.createJob()
 	}
 	s.startRegistry()
@@ -919,6 +950,7 @@ func simulate(t *testing.T, seed uint64, trace bool) {
 		s.startExec(no)
 	}
 	s.after(2*time.Second, s.mischief)
+	s.after(time.Second, s.probe)
 	s.run(begin.Add(simStorm))
 	s.calm = true
 	s.logf("the storm is over")
@@ -959,6 +991,65 @@ func (s *sim) checkAcknowledged(h Holding) {
 	}
 }
 
+// checkStart: what is not idempotent starts only after its start is durable.
+func (s *sim) checkStart(r *simRun) {
+	e, err := s.store.Execution(context.Background(), r.ID)
+	if err != nil {
+		s.fatalf("started %s cannot be read: %v", r.ID, err)
+	}
+	if r.AwaitGo && e.Token == r.Token && e.Status != job.Running && !e.Status.Ended() {
+		s.fatalf("%s/%d starts while the store says %s", r.ID, r.Token, e.Status)
+	}
+	if token, ok := s.cancelled[r.ID]; ok && r.Token > token {
+		s.fatalf("%s was cancelled under token %d and starts under %d", r.ID, token, r.Token)
+	}
+}
+
+// checkSilence: a session is declared dead only if a registry that was there all
+// the time heard nothing of it for the TTL.
+func (s *sim) checkSilence(k *simLink) {
+	r, x := k.reg, k.x
+	if up := s.now.Sub(r.from); up < simTTL {
+		s.fatalf("executor %d was declared dead by a registry that was up for %v", x.no, up)
+	}
+	if silent := s.now.Sub(x.beaten); silent < simTTL-time.Second && s.now.Sub(x.brokeAt) > 2*time.Second {
+		s.fatalf("executor %d was declared dead after %v of silence", x.no, silent)
+	}
+}
+
+// probe looks once a second for what should not last: a lease that its
+// connected executor does not hold, and a cancelled run that it goes on with.
+func (s *sim) probe() {
+	const lasts = 8 * time.Second
+	wrong := map[Holding]time.Time{}
+	held, err := s.store.Held(context.Background(), nil, 10_000)
+	if err != nil {
+		s.fatalf("held: %v", err)
+	}
+	for _, e := range held {
+		for _, x := range s.execs {
+			if s.reg == nil || x.session != e.Session || x.link == nil || x.link.reg != s.reg || s.now.Sub(x.since) < lasts {
+				continue
+			}
+			h := Holding{e.ID, e.Token}
+			r := x.held[e.ID]
+			if r != nil && r.Token == e.Token && (!e.CancelRequested || r.state == "ended") {
+				continue
+			}
+			wrong[h] = s.now
+			if since, ok := s.wrong[h]; ok {
+				wrong[h] = since
+			}
+			if s.now.Sub(wrong[h]) > lasts {
+				s.fatalf("%v is %s at executor %d (cancel requested: %v), which has been doing %+v since %v ago",
+					h, e.Status, x.no, e.CancelRequested, r, s.now.Sub(wrong[h]))
+			}
+		}
+	}
+	s.wrong = wrong
+	s.after(time.Second, s.probe)
+}
+
 func (s *sim) check() {
 	nonces := map[int]*simRun{}
 	for _, r := range s.runs {
@@ -974,7 +1065,7 @@ func (s *sim) check() {
 		}
 	}
 	s.checkProcesses()
-	if total < 15 || len(s.runs) < 10 {
+	if total < 50 || len(s.runs) < 30 {
 		s.fatalf("only %d records and %d runs: the simulation shows nothing", total, len(s.runs))
 	}
 }
