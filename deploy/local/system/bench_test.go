@@ -29,7 +29,8 @@ func TestBench(t *testing.T) {
 		" cores, ", "fsync of 4 KiB: p50 ",
 		"backlog: 60 no-op", "executor's start to all recorded",
 		"burst: 60 no-op", "all recorded after",
-		"steady: 60 no-op", "120 in 2 s, each a success at its only attempt",
+		"steady: 60 no-op", " 120, each a success at its only attempt",
+		"each-second: 60 no-op", "120 in 2 s, each a success at its only attempt",
 		"children: 60 test_scheduler", " runs/s ",
 		"run-now: 60 runs", "request to the template's first line", "p99 ",
 	} {
@@ -47,7 +48,7 @@ func TestBench(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"--only", "weather"}, `no part "weather", but backlog, burst, steady, children, run-now`},
+		{[]string{"--only", "weather"}, `no part "weather", but backlog, burst, steady, each-second, children, run-now`},
 		{[]string{"--jobs", "-1"}, "must be positive"},
 	} {
 		if out, err := measure(c.args...); err == nil || !strings.Contains(out, c.want) {

@@ -76,18 +76,67 @@ func (b *bench) burst(ctx context.Context, jobs int) error {
 	})
 }
 
-// steady measures how late runs start when a thousand are due each second, evenly
-// spread.
-func (b *bench) steady(ctx context.Context, jobs int) error {
+// steady measures how late runs start that become due evenly, as runs by hand do:
+// schedules know whole seconds only.
+func (b *bench) steady(ctx context.Context, rate int) error {
 	return b.with(ctx, b.noop(), func(ctx context.Context) error {
-		begin := time.Now().Truncate(time.Second).Add(4*time.Second + time.Duration(b.patience*float64(jobs))*2*time.Millisecond)
+		const different = 100
+		kind := "manual"
+		jobs, err := b.create(ctx, different, func(i int) *almanacv1.Job {
+			return &almanacv1.Job{
+				Name: fmt.Sprintf("bench-%06d", i), TemplateType: "noop", OverlapPolicy: "allow", Schedule: &almanacv1.Schedule{Type: &kind},
+			}
+		})
+		if err != nil {
+			return err
+		}
+		ids := make([]string, rate*b.config.Seconds)
+		begin := time.Now()
+		if err := each(ctx, len(ids), func(ctx context.Context, i int) error {
+			if err := sleep(ctx, time.Until(begin.Add(time.Duration(i)*time.Second/time.Duration(rate)))); err != nil {
+				return err
+			}
+			answer, err := b.jobs.RunJob(ctx, &almanacv1.RunJobRequest{Id: jobs[i%different]})
+			ids[i] = answer.GetExecutionId()
+			return err
+		}); err != nil {
+			return err
+		}
+		took := time.Since(begin)
+		found := make([]*almanacv1.Execution, len(ids))
+		if err := each(ctx, len(ids), func(ctx context.Context, i int) error {
+			return until(ctx, collectWithin, func(ctx context.Context) error {
+				answer, err := b.executions.GetExecution(ctx, &almanacv1.GetExecutionRequest{ExecutionId: ids[i]})
+				if err != nil {
+					return err
+				}
+				found[i], err = over(answer.GetExecution())
+				if err == nil && found[i] == nil {
+					err = fmt.Errorf("execution %s is not over", ids[i])
+				}
+				return err
+			})
+		}); err != nil {
+			return err
+		}
+		o := summarise(found)
+		b.tell("asked for", "%.0f/s", float64(len(ids))/took.Seconds())
+		b.tell("lateness of the starts", "%s", spread(o.lateness))
+		b.tell("records read back", "%d, each a success at its only attempt", len(o.lateness))
+		return nil
+	})
+}
+
+// eachSecond measures how late runs start where as many are due each second, all
+// on the second.
+func (b *bench) eachSecond(ctx context.Context, jobs int) error {
+	return b.with(ctx, b.noop(), func(ctx context.Context) error {
+		begin := time.Now().Truncate(time.Second).Add(4*time.Second + time.Duration(b.patience*float64(jobs))*2*time.Millisecond).Truncate(time.Second)
 		interval, every := "interval", int32(1)
 		ids, err := b.create(ctx, jobs, func(i int) *almanacv1.Job {
-			// A millisecond is as fine as a schedule is kept.
-			offset := (time.Second * time.Duration(i) / time.Duration(jobs)).Truncate(time.Millisecond)
 			return &almanacv1.Job{
 				Name: fmt.Sprintf("bench-%06d", i), TemplateType: "noop",
-				Schedule: &almanacv1.Schedule{Type: &interval, IntervalSeconds: &every, Start: timestamppb.New(begin.Add(offset))},
+				Schedule: &almanacv1.Schedule{Type: &interval, IntervalSeconds: &every, Start: timestamppb.New(begin)},
 			}
 		})
 		if err != nil {
