@@ -212,14 +212,14 @@ func value(s *string) string {
 }
 
 // refused checks that an error is an answer of that status, and returns it.
-func refused(t *testing.T, err error, status int) *rest.Error {
+func refused(t *testing.T, err error, status int) rest.Error {
 	t.Helper()
 	var failure *rest.Error
 	if !errors.As(err, &failure) || failure.Status != status {
 		t.Errorf("want status %d, got %v", status, err)
-		return &rest.Error{}
+		return rest.Error{}
 	}
-	return failure
+	return *failure
 }
 
 // kill ends a process as a crash would.

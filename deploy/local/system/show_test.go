@@ -40,11 +40,11 @@ func TestShow(t *testing.T) {
 	if _, err := client.UpdateJob(t.Context(), cleanup.ID, rest.Object{"parameters": rest.Object{"collection": "sessions", "condition": old, "dryRun": false}}); err != nil {
 		t.Fatal(err)
 	}
-	real := ended(t, client, run(t, client, cleanup), "success")
-	if number(real, "records_deleted") != count {
-		t.Fatalf("the real run: %s", show(real))
+	deleting := ended(t, client, run(t, client, cleanup), "success")
+	if number(deleting, "records_deleted") != count {
+		t.Fatalf("the real run: %s", show(deleting))
 	}
-	t.Logf("dryRun is set to false by PUT; the next run deletes as many: %v", real.Result)
+	t.Logf("dryRun is set to false by PUT; the next run deletes as many: %v", deleting.Result)
 	empty := ended(t, client, run(t, client, cleanup), "success")
 	if number(empty, "records_deleted") != 0 {
 		t.Fatalf("the run after it: %s", show(empty))

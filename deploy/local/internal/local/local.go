@@ -62,7 +62,7 @@ func Run(ctx context.Context, config Config, out io.Writer) (err error) {
 	})
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // told to end while it started
+			return nil // told to end while it started
 		}
 		return err
 	}
@@ -73,7 +73,7 @@ func Run(ctx context.Context, config Config, out io.Writer) (err error) {
 	}()
 	if err := firstJobs(ctx, s, config.Dir); err != nil {
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // told to end while it started
+			return nil // told to end while it started
 		}
 		return err
 	}
