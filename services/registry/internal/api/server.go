@@ -39,8 +39,11 @@ import (
 )
 
 const (
-	requestTime  = 30 * time.Second // for one unary request
-	shutdownTime = 5 * time.Second  // for requests to end by themselves
+	requestTime = 30 * time.Second // for one unary request
+	// shutdownTime is how long requests may take to end by themselves. HTTP's
+	// shutdown also waits so long for a new connection that never sent one, as
+	// browsers and Go's client keep in reserve.
+	shutdownTime = 2 * time.Second
 )
 
 // Store is the part of the store that requests need; see package store.
