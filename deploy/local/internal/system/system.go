@@ -34,14 +34,15 @@ const Database = "app"
 // ErrInUse means that another process runs a system in the same data folder.
 var ErrInUse = errors.New("another local system uses this data folder")
 
-// How long the parts may take. The last three keep the end below 10 s.
+// How long the parts may take.
 const (
 	readyWithin   = 60 * time.Second
 	pollEvery     = 20 * time.Millisecond
 	executorGrace = 3 * time.Second // for runs
-	executorsEnd  = 5 * time.Second // the grace and what the executor adds to it
-	registryEnd   = 2500 * time.Millisecond
-	standinEnd    = 2 * time.Second
+	// After the beginning of the end, which is over within 10 s.
+	executorsEnd = 4 * time.Second
+	registryEnd  = 7500 * time.Millisecond
+	standinEnd   = 9500 * time.Millisecond
 )
 
 // Config says what to start. Zero values are fine where nothing is said.
@@ -489,8 +490,10 @@ func (s *System) Stop() error {
 	processes := s.processes
 	s.processes = nil
 	s.mu.Unlock()
+	begun := time.Now()
 	isExecutor := func(p *supervise.Process) bool { return strings.HasPrefix(p.Name(), "executor-") }
-	stop := func(grace time.Duration, which func(*supervise.Process) bool) error {
+	stop := func(after time.Duration, which func(*supervise.Process) bool) error {
+		grace := after - time.Since(begun)
 		var group sync.WaitGroup
 		failures := make([]error, len(processes))
 		for i, p := range processes {
