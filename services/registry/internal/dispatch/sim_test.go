@@ -146,13 +146,15 @@ func (s *sim) fatalf(format string, args ...any) {
 
 // simRegistry is one life of the registry process.
 type simRegistry struct {
-	s    *sim
-	d    *Dispatcher
-	l    *loop
-	dead bool
-	from time.Time // when it had read what is leased
-	wake time.Time
-	up   map[*Stream]*simLink
+	s             *sim
+	d             *Dispatcher
+	l             *loop
+	dead          bool
+	from          time.Time // when it had read what is leased, or woke from its last stop
+	stop          time.Time // until then the process is stopped
+	before, until time.Time // the stretch before the last stop
+	wake          time.Time
+	up            map[*Stream]*simLink
 }
 
 func (s *sim) startRegistry() {
@@ -185,9 +187,18 @@ func (s *sim) crashRegistry() {
 	s.after(s.ms(pick(s.rng, 500, 8_000, 100_000)), s.startRegistry)
 }
 
+// stopped puts off what a stopped process would do.
+func (r *simRegistry) stopped(do func()) bool {
+	d := r.stop.Sub(r.s.now)
+	if d > 0 {
+		r.s.after(d, do)
+	}
+	return d > 0
+}
+
 // event is one turn of the loop.
 func (r *simRegistry) event(f func(*loop)) {
-	if r.dead {
+	if r.dead || r.stopped(func() { r.event(f) }) {
 		return
 	}
 	r.l.now = r.s.now
@@ -196,7 +207,7 @@ func (r *simRegistry) event(f func(*loop)) {
 }
 
 func (r *simRegistry) pump() {
-	if r.dead {
+	if r.dead || r.stopped(r.pump) {
 		return
 	}
 	s, l := r.s, r.l
@@ -879,10 +890,15 @@ func (s *sim) cancel(m *simJob) {
 	if _, ok := s.cancelled[e.ID]; !ok {
 		s.cancelled[e.ID] = e.Token
 	}
-	if s.reg != nil && !e.Status.Ended() {
-		s.reg.d.CancelRequested(e)
-		s.reg.pump()
+	if e.Status.Ended() {
+		return
 	}
+	s.after(s.ms(pick(s.rng, 1, 3_000)), func() { // the store knows before the loop does
+		if s.reg != nil {
+			s.reg.d.CancelRequested(e)
+			s.reg.pump()
+		}
+	})
 }
 
 // ---- the storm ----
@@ -920,6 +936,16 @@ func (s *sim) mischief() {
 	case n < 92:
 		if x.session != "" {
 			x.crash()
+		}
+	case n < 96:
+		if r := s.reg; r != nil && !r.stop.After(s.now) {
+			d := s.ms(pick(s.rng, 400, 30_000))
+			s.logf("registry %d stops for %v", s.regNo, d)
+			r.stop = s.now.Add(d)
+			if d > maxSilence/2 { // a shorter one may pass unnoticed
+				r.before, r.until = r.from, s.now
+				r.from = r.stop
+			}
 		}
 	default:
 		s.crashRegistry()
@@ -1009,11 +1035,14 @@ func (s *sim) checkStart(r *simRun) {
 // the time heard nothing of it for the TTL.
 func (s *sim) checkSilence(k *simLink) {
 	r, x := k.reg, k.x
-	if up := s.now.Sub(r.from); up < simTTL {
-		s.fatalf("executor %d was declared dead by a registry that was up for %v", x.no, up)
+	heardNothing := func(from, until time.Time) bool {
+		if x.beaten.After(from) && s.now.Sub(x.brokeAt) > 2*time.Second {
+			from = x.beaten
+		}
+		return until.Sub(from) >= simTTL-maxSilence
 	}
-	if silent := s.now.Sub(x.beaten); silent < simTTL-time.Second && s.now.Sub(x.brokeAt) > 2*time.Second {
-		s.fatalf("executor %d was declared dead after %v of silence", x.no, silent)
+	if !heardNothing(r.before, r.until) && !heardNothing(r.from, s.now) {
+		s.fatalf("executor %d was declared dead %v after its last beat, by a registry that is up for %v", x.no, s.now.Sub(x.beaten), s.now.Sub(r.from))
 	}
 }
 
@@ -1028,7 +1057,7 @@ func (s *sim) probe() {
 	}
 	for _, e := range held {
 		for _, x := range s.execs {
-			if s.reg == nil || x.session != e.Session || x.link == nil || x.link.reg != s.reg || s.now.Sub(x.since) < lasts {
+			if s.reg == nil || s.now.Sub(s.reg.from) < lasts || x.session != e.Session || x.link == nil || x.link.reg != s.reg || s.now.Sub(x.since) < lasts {
 				continue
 			}
 			h := Holding{e.ID, e.Token}
