@@ -175,6 +175,9 @@ func (l *loop) takeReads() []*read {
 			continue
 		}
 		p.busy = true
+		if kind == pollJobs {
+			clear(l.passed)
+		}
 		reads = append(reads, &read{kind: kind, started: l.now, fromJob: l.jobsFrom})
 	}
 	for _, q := range l.order {
@@ -250,7 +253,9 @@ func (l *loop) readDone(now time.Time, r *read) {
 	case pollJobs:
 		l.polls[pollJobs].at, l.jobsFrom = now.Add(pollEvery), nil
 		for _, j := range r.jobs {
-			l.addJob(j)
+			if at, ok := l.passed[j.ID]; !ok || j.NextRunAt.After(at) {
+				l.addJob(j)
+			}
 		}
 		if len(r.jobs) == pageSize {
 			l.polls[pollJobs].at, l.jobsFrom = now, r.jobs[pageSize-1]

@@ -53,6 +53,10 @@ type loop struct {
 	failures              int       // store failures in a row
 	retryAt               time.Time // nothing is submitted before
 
+	// passed holds the fire times that were recorded since the due jobs were last
+	// asked for: the answer may still show them.
+	passed map[string]time.Time
+
 	loaded   bool // what is held was read once
 	polls    [numPolls]poll
 	jobsFrom *job.Job // cursor of the due jobs, nil to begin
@@ -152,7 +156,7 @@ func newLoop(p Policy, ttl time.Duration, log *zap.Logger) *loop {
 	return &loop{
 		policy: p, ttl: ttl, log: log,
 		sessions: map[string]*session{}, queues: map[string]*queue{}, jobs: map[string]*item{},
-		recs: map[string]*item{}, held: map[string]*lease{}, looking: map[string]*lookup{},
+		recs: map[string]*item{}, held: map[string]*lease{}, looking: map[string]*lookup{}, passed: map[string]time.Time{},
 		progress: newProgressBoard(),
 	}
 }
@@ -205,7 +209,7 @@ func (l *loop) wantsPoll(kind int) bool {
 // wantsWaiting tells whether the store may be asked for more of a template's
 // waiting records: somebody has credit for them and memory runs low.
 func (l *loop) wantsWaiting(q *queue) bool {
-	return l.loaded && !q.poll.busy && len(q.ready) < pageSize/2 && (q.more || q.hasCredit())
+	return l.loaded && !q.poll.busy && len(q.ready) < pageSize && (q.more || q.hasCredit())
 }
 
 // ---- jobs ----
@@ -296,6 +300,7 @@ func (l *loop) fired(w *write, a store.Answer) {
 		defer l.addJob(newer)
 	}
 	if a.Outcome == store.Done {
+		l.passed[j.ID] = f.FireAt
 		e := f.Execution
 		switch {
 		case w.st != nil:
