@@ -170,8 +170,8 @@ type Definitions interface {
 	// the job as it was. Errors: job.ErrNotFound, job.ErrVersion.
 	DeleteJob(ctx context.Context, id string, version int, now time.Time, a *Audit) (*job.Job, error)
 	// Job returns a live job or, with Deleted set, a tombstone. Its LastRunAt, as
-	// in Jobs and EditJob, is the StartedAt of the latest record, by ScheduledFor,
-	// that has one; elsewhere LastRunAt may be unset. Errors: job.ErrNotFound.
+	// in Jobs and EditJob, is the latest StartedAt that any of its records was
+	// given; elsewhere LastRunAt may be unset. Errors: job.ErrNotFound.
 	Job(ctx context.Context, id string) (*job.Job, error)
 	// Jobs returns a page of the live jobs, newest first, and how many match.
 	Jobs(ctx context.Context, f JobFilter) (page []*job.Job, total int, err error)

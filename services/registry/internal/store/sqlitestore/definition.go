@@ -211,10 +211,15 @@ func (d *data) job(id string) (s standing, ok bool, err error) {
 
 func (d *data) jobByKey(key int64) (s standing, ok bool, err error) {
 	var version int64
-	var next time.Time
+	var next, last time.Time
 	s.key = key
-	ok, err = d.one(`SELECT version, next_run_at, slot, live FROM job_state WHERE job = ?`, args{key},
-		func(r row) { version, next, s.slot, s.live = r.int(0), r.time(1), r.int(2), r.int(3) })
+	ok, err = d.one(`SELECT version, next_run_at, slot, live, last_run_at FROM job_state WHERE job = ?`, args{key},
+		func(r row) {
+			version, next, s.slot, s.live = r.int(0), r.time(1), r.int(2), r.int(3)
+			if r.int(4) > 0 {
+				last = r.time(4)
+			}
+		})
 	if !ok || err != nil {
 		return standing{}, false, err
 	}
@@ -227,13 +232,6 @@ func (d *data) jobByKey(key int64) (s standing, ok bool, err error) {
 		return standing{}, false, err
 	}
 	s.Job = shared.Clone()
-	s.NextRunAt, s.Deleted = next, gone != 0
+	s.NextRunAt, s.LastRunAt, s.Deleted = next, last, gone != 0
 	return s, true, nil
-}
-
-// withLastRun fills in when the latest run of the job started.
-func (d *data) withLastRun(s standing) (*job.Job, error) {
-	_, err := d.one(`SELECT started_at FROM executions WHERE job = ? AND started_at IS NOT NULL ORDER BY at DESC, cause DESC LIMIT 1`,
-		args{s.key}, func(r row) { s.LastRunAt = r.time(0) })
-	return s.Job, err
 }

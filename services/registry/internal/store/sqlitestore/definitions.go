@@ -33,7 +33,7 @@ func (s *Store) CreateJob(ctx context.Context, c store.CreateJob) (stored *job.J
 				return err
 			}
 			replayed = true
-			stored, err = w.withLastRun(st)
+			stored = st.Job
 			return err
 		}
 		if err := w.nameFree(j.Name, 0); err != nil {
@@ -113,7 +113,7 @@ func (s *Store) EditJob(ctx context.Context, e store.EditJob) (stored *job.Job, 
 			if same == 0 {
 				return job.ErrVersion
 			}
-			stored, err = w.withLastRun(st) // this very edit, tried again
+			stored = st.Job // this very edit, tried again
 			return err
 		case st.Version != e.Version:
 			return job.ErrVersion
@@ -139,7 +139,7 @@ func (s *Store) EditJob(ctx context.Context, e store.EditJob) (stored *job.Job, 
 		if st, _, err = w.job(j.ID); err != nil {
 			return err
 		}
-		stored, err = w.withLastRun(st)
+		stored = st.Job
 		return err
 	})
 	if err != nil {
@@ -161,9 +161,7 @@ func (s *Store) DeleteJob(ctx context.Context, id string, version int, now time.
 		case version != 0 && st.Version != version:
 			return job.ErrVersion
 		}
-		if was, err = w.withLastRun(st); err != nil {
-			return err
-		}
+		was = st.Job
 		if _, err := w.exec(`UPDATE jobs SET deleted = 1 WHERE key = ?`, args{st.key}); err != nil {
 			return err
 		}
@@ -215,8 +213,8 @@ func (s *Store) Job(ctx context.Context, id string) (j *job.Job, err error) {
 		if !ok {
 			return job.ErrNotFound
 		}
-		j, err = d.withLastRun(st)
-		return err
+		j = st.Job
+		return nil
 	})
 	return j, err
 }
@@ -245,9 +243,8 @@ func (s *Store) Jobs(ctx context.Context, f store.JobFilter) (page []*job.Job, t
 			if err != nil {
 				return err
 			}
-			j, err := d.withLastRun(st)
-			page = append(page, j)
-			return err
+			page = append(page, st.Job)
+			return nil
 		})
 	})
 	if err != nil {

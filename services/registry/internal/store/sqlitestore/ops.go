@@ -233,8 +233,8 @@ func (w *writer) writeRecord(p place, from, token int64, uncancelled bool, st *s
 		release = p.seq
 	}
 	before, after := counter(from), counter(st.status)
-	if before != after || release != 0 {
-		if err := w.count(p.job, from, st.status, release); err != nil {
+	if before != after || release != 0 || from != st.status && !e.StartedAt.IsZero() {
+		if err := w.count(p.job, from, st.status, release, st.startedAt); err != nil {
 			return 0, err
 		}
 	}
@@ -247,11 +247,13 @@ func (w *writer) writeRecord(p place, from, token int64, uncancelled bool, st *s
 }
 
 // count moves a record of the job from one status to another in the counts, and
-// frees the slot if the record release holds it.
-func (w *writer) count(key, from, to, release int64) error {
+// frees the slot if the record release holds it, and keeps when a run last
+// started.
+func (w *writer) count(key, from, to, release, started int64) error {
 	s := w.tally[[2]int64{from, to}]
 	if s == nil {
-		text := `UPDATE job_state SET slot = nullif(slot, ?2)`
+		// Not a bare ?3 beside max: see audit.
+		text := `UPDATE job_state SET slot = nullif(slot, ?2), last_run_at = max(last_run_at, ?3 + 0)`
 		if before, after := counter(from), counter(to); before != after {
 			text += fmt.Sprintf(", %[1]s = %[1]s - 1, %[2]s = %[2]s + 1", before, after)
 		}
@@ -263,6 +265,7 @@ func (w *writer) count(key, from, to, release int64) error {
 	}
 	s.BindInt64(1, key)
 	s.BindInt64(2, release)
+	s.BindInt64(3, max(started, 0))
 	_, err := w.step(s)
 	return err
 }

@@ -35,13 +35,14 @@ CREATE TABLE job_versions (
 	UNIQUE (job, version)
 );
 
--- What firing and ending write: the next time, the holder of the slot, and how
--- many records there are by status.
+-- What firing, starting and ending write: the next time, the holder of the slot,
+-- when a run last started, and how many records there are by status.
 CREATE TABLE job_state (
 	job         INTEGER PRIMARY KEY,
 	version     INTEGER NOT NULL,
 	next_run_at INTEGER,
 	slot        INTEGER,
+	last_run_at INTEGER NOT NULL DEFAULT 0,
 	live        INTEGER NOT NULL DEFAULT 0,
 	success     INTEGER NOT NULL DEFAULT 0,
 	failed      INTEGER NOT NULL DEFAULT 0,

@@ -21,11 +21,13 @@ type model struct {
 	executions   map[string]*job.Execution
 	runs         []time.Time // of the only user
 	audits       map[string]int
+	lastRuns     map[string]time.Time
 }
 
 func newModel() *model {
 	return &model{
 		jobs: map[string]*job.Job{}, fingerprints: map[string]string{}, executions: map[string]*job.Execution{}, audits: map[string]int{},
+		lastRuns: map[string]time.Time{},
 	}
 }
 
@@ -100,6 +102,9 @@ func (m *model) change(c *store.Change) store.Answer {
 		to.ScheduledFor, to.CreatedAt, to.Frozen, to.CancelRequested = have.ScheduledFor, have.CreatedAt, have.Frozen, have.CancelRequested
 		to.WakeAt, to.Exclusive = c.To.WakeAt, c.To.Exclusive && have.Exclusive
 		m.executions[have.ID] = &to
+		if to.StartedAt.After(m.lastRuns[to.JobID]) {
+			m.lastRuns[to.JobID] = to.StartedAt
+		}
 		if c.Audit != nil {
 			m.audits[c.Audit.Object]++
 		}
@@ -640,22 +645,14 @@ func (w *walk) compare() {
 	for id, j := range w.m.jobs {
 		got := w.job(id)
 		w.sameJob(got, j)
-		var latest *job.Execution
 		counts := map[job.Status]int{}
 		for _, e := range w.m.executions {
 			if e.JobID != id {
 				continue
 			}
 			counts[e.Status]++
-			if !e.StartedAt.IsZero() && (latest == nil || e.ScheduledFor.After(latest.ScheduledFor)) {
-				latest = e
-			}
 		}
-		if latest != nil {
-			w.same(got.LastRunAt, latest.StartedAt)
-		} else {
-			w.same(got.LastRunAt, time.Time{})
-		}
+		w.same(got.LastRunAt, w.m.lastRuns[id])
 		sum := 0
 		for _, status := range job.Statuses {
 			if n := w.total(id, status); n != counts[status] {
