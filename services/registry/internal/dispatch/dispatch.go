@@ -76,7 +76,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		}
 		l.step(d.cfg.Now())
 		for _, urgent := range []bool{true, false} {
-			if b := l.takeBatch(urgent); b != nil {
+			for b := l.takeBatch(urgent); b != nil; b = l.takeBatch(urgent) {
 				writers.Go(func() {
 					b.answers = d.store.Do(io, d.cfg.Now(), b.ops)
 					post(func(l *loop) { l.written(d.cfg.Now(), b) })

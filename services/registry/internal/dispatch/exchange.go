@@ -30,22 +30,31 @@ type batch struct {
 }
 
 // takeBatch returns the next batch of its kind, or nil. Fires and leases are
-// handed over ahead of everything else; one batch of each kind is under way.
+// handed over ahead of everything else, which waits a little while there are
+// more fires than one batch holds: many times that fall due together start
+// before the first of them are written as ended.
 func (l *loop) takeBatch(urgent bool) *batch {
 	if l.failures > 0 && l.now.Before(l.retryAt) {
 		return nil
 	}
-	busy, queued := &l.urgentBusy, &l.urgent
+	flights, queued, limit := &l.flights[0], &l.urgent, urgentFlights
 	if !urgent {
-		busy, queued = &l.otherBusy, &l.other
+		// One at a time: logs come before the end of their run, and beats before
+		// the end of a session.
+		flights, queued, limit = &l.flights[1], &l.other, 1
 	}
-	if *busy {
+	if *flights >= limit || !urgent && l.yields() {
 		return nil
 	}
 	b := &batch{urgent: urgent}
 	n := min(len(*queued), maxBatch)
 	b.writes = append(b.writes, (*queued)[:n]...)
 	*queued = append((*queued)[:0], (*queued)[n:]...)
+	for _, w := range b.writes {
+		if w.fire != nil {
+			l.fires--
+		}
+	}
 	if !urgent {
 		n = 0
 		for ; n < len(l.dirty) && len(b.writes) < 2*maxBatch; n++ {
@@ -65,8 +74,24 @@ func (l *loop) takeBatch(urgent bool) *batch {
 	for i, w := range b.writes {
 		b.ops[i] = w.op
 	}
-	*busy = true
+	*flights++
 	return b
+}
+
+// yields tells whether everything else waits for fires now.
+func (l *loop) yields() bool {
+	if l.fires == 0 {
+		l.yielding = time.Time{}
+		return false
+	}
+	if l.yielding.IsZero() {
+		l.yielding = l.now
+	}
+	if l.now.Sub(l.yielding) < maxYield {
+		return true
+	}
+	l.yielding = l.now // one batch passes
+	return false
 }
 
 // written folds the answers of a batch back. What is not known to have happened
@@ -74,17 +99,20 @@ func (l *loop) takeBatch(urgent bool) *batch {
 // operation may be repeated.
 func (l *loop) written(now time.Time, b *batch) {
 	l.now = now
-	busy, queued := &l.urgentBusy, &l.urgent
+	flights, queued := &l.flights[0], &l.urgent
 	if !b.urgent {
-		busy, queued = &l.otherBusy, &l.other
+		flights, queued = &l.flights[1], &l.other
 	}
-	*busy = false
+	*flights--
 	var again []*write
 	var err error
 	for i, w := range b.writes {
 		a := b.answers[i]
 		if a.Outcome == store.Unknown {
 			again, err = append(again, w), a.Err
+			if w.fire != nil {
+				l.fires++
+			}
 			continue
 		}
 		switch {

@@ -14,15 +14,17 @@ import (
 
 // Bounds and paces of the loop.
 const (
-	horizon     = 2 * time.Second // how far ahead the near future reaches
-	pollEvery   = time.Second     // how often the store is asked for what is due
-	settleEvery = 10 * time.Second
-	pageSize    = 4096
-	maxLoaded   = 32768 // jobs of the near future held in memory
-	maxReady    = 8192  // waiting records of a template held in memory
-	maxBatch    = 1024  // operations handed to the store at once
-	maxBackoff  = time.Second
-	minBackoff  = 50 * time.Millisecond
+	horizon       = 2 * time.Second // how far ahead the near future reaches
+	pollEvery     = time.Second     // how often the store is asked for what is due
+	settleEvery   = 10 * time.Second
+	pageSize      = 4096
+	maxLoaded     = 32768                  // jobs of the near future held in memory
+	maxReady      = 8192                   // waiting records of a template held in memory
+	maxBatch      = 1024                   // operations handed to the store at once
+	urgentFlights = 2                      // batches of fires and leases under way, so that the store never waits for the loop
+	maxYield      = 250 * time.Millisecond // how long everything else waits for fires
+	maxBackoff    = time.Second
+	minBackoff    = 50 * time.Millisecond
 	// maxSilence is the longest pause between two looks at the sessions that
 	// still lets silence count against them.
 	maxSilence = time.Second
@@ -49,9 +51,11 @@ type loop struct {
 	other  []*write // beats, ends of sessions, logs
 	dirty  []*lease // leased records that want a change
 
-	urgentBusy, otherBusy bool
-	failures              int       // store failures in a row
-	retryAt               time.Time // nothing is submitted before
+	flights  [2]int    // batches under way: of fires and leases, of everything else
+	fires    int       // fires in urgent
+	yielding time.Time // since when everything else waits for fires; zero while it does not
+	failures int       // store failures in a row
+	retryAt  time.Time // nothing is submitted before
 
 	// passed holds the fire times that were recorded since the due jobs were last
 	// asked for: the answer may still show them.
@@ -288,6 +292,7 @@ func (l *loop) fire(it *item, f *store.Fire) {
 		}
 	}
 	it.busy = true
+	l.fires++
 	l.urgent = append(l.urgent, w)
 }
 
@@ -456,7 +461,8 @@ func (l *loop) leaseWritten(w *write, a store.Answer) {
 
 // leased sends a durable lease to its holder.
 func (l *loop) leased(e *job.Execution, st *Stream) {
-	ls := &lease{e: e, st: st, number: e.Number}
+	st.sent++
+	ls := &lease{e: e, st: st, number: st.sent}
 	l.held[e.ID] = ls
 	if !st.open {
 		// Never sent, so nobody can hold it.
@@ -469,7 +475,7 @@ func (l *loop) leased(e *job.Execution, st *Stream) {
 	}
 	st.session.held[e.ID] = ls
 	a := Assignment{
-		Number: e.Number, ID: e.ID, Token: e.Token, JobID: e.JobID, JobName: e.Frozen.JobName,
+		Number: ls.number, ID: e.ID, Token: e.Token, JobID: e.JobID, JobName: e.Frozen.JobName,
 		Organisation: e.Frozen.Organisation, TemplateType: e.Frozen.TemplateType, Trigger: e.Trigger,
 		Attempt: e.Attempt(), ScheduledFor: e.ScheduledFor, Zone: e.Frozen.Zone, Parameters: e.Frozen.Parameters,
 		Timeout: e.Frozen.Timeout, AwaitGo: !e.Frozen.Idempotent,

@@ -217,7 +217,7 @@ func (r *simRegistry) pump() {
 	}
 	l.step(s.now)
 	for _, urgent := range []bool{true, false} {
-		if b := l.takeBatch(urgent); b != nil {
+		for b := l.takeBatch(urgent); b != nil; b = l.takeBatch(urgent) {
 			s.after(s.ms(10), func() {
 				if r.dead && s.rng.IntN(2) == 0 {
 					return // died before it was written

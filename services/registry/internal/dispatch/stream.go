@@ -119,7 +119,8 @@ type Stream struct {
 	session   *session
 	templates []string
 	free      int   // granted credits that are not used
-	number    int64 // of the last assignment
+	number    int64 // of the last lease: (stream, number) tells one lease from another
+	sent      int64 // number of the last assignment: they are sent in this order
 	open      bool
 	draining  bool
 	suspects  map[Holding]bool // held there, unknown here, at the last heartbeat

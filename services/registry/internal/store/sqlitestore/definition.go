@@ -84,10 +84,11 @@ type cache struct {
 	ids      map[int64]string
 	versions map[versionKey]*job.Job
 	size     int
+	waiting  map[string]place // records that were read in order to be leased
 }
 
 func newCache() *cache {
-	return &cache{keys: map[string]int64{}, ids: map[int64]string{}, versions: map[versionKey]*job.Job{}}
+	return &cache{keys: map[string]int64{}, ids: map[int64]string{}, versions: map[versionKey]*job.Job{}, waiting: map[string]place{}}
 }
 
 func (c *cache) key(id string) (int64, bool) {
@@ -128,6 +129,27 @@ func (c *cache) learnVersion(key versionKey, j *job.Job, size int) {
 		c.size = size + 1024
 	}
 	c.versions[key] = j
+}
+
+// takePlace returns where a record that was read as waiting is, once.
+func (c *cache) takePlace(id string) (place, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, ok := c.waiting[id]
+	delete(c.waiting, id)
+	return p, ok
+}
+
+func (c *cache) learnPlaces(records []record) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.waiting)+len(records) > maxPlaces {
+		clear(c.waiting)
+	}
+	for i := range records {
+		r := &records[i]
+		c.waiting[r.ID] = place{r.seq, r.job, r.Exclusive}
+	}
 }
 
 // data is a connection together with what is known about what it reads.

@@ -174,11 +174,17 @@ func (w *writer) place(id string) (place, bool, error) {
 	if p, ok := w.places[id]; ok {
 		return p, true, nil
 	}
-	p, ok, err := w.locate(id)
+	p, ok := w.cache.takePlace(id)
+	if !ok {
+		var err error
+		if p, ok, err = w.locate(id); err != nil {
+			return place{}, false, err
+		}
+	}
 	if ok {
 		w.remember(id, p)
 	}
-	return p, ok, err
+	return p, ok, nil
 }
 
 // changeRecord is one update; it reads only when that finds nothing.

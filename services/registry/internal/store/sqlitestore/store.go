@@ -44,8 +44,10 @@ const (
 	// readers is how many reads can run at once.
 	readers = 4
 	// busyFor is how long a connection waits for a lock that somebody outside,
-	// such as a backup, holds.
-	busyFor = 5 * time.Second
+	// such as a backup, holds. All writes wait behind one that does, so it is
+	// short: what failed is tried again by those who asked, and meanwhile Ready
+	// says what is the matter.
+	busyFor = 500 * time.Millisecond
 	// restartFor is how long the writer waits at most for readers to let go of
 	// the write-ahead log, before it goes on with a longer one.
 	restartFor = 20 * time.Millisecond

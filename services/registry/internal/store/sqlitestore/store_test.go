@@ -370,13 +370,7 @@ func TestReadyTriesAfresh(t *testing.T) {
 	if err != nil || len(ts) != 0 {
 		t.Fatalf("the attempt left %v, %v", ts, err)
 	}
-	// While somebody else holds the database, it says so.
-	if err := s.write(t.Context(), func(w *writer) error {
-		w.SetBusyTimeout(time.Millisecond)
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	// While somebody else holds the database, it says so, and soon.
 	other, err := s.outside()
 	if err != nil {
 		t.Fatal(err)
@@ -385,10 +379,16 @@ func TestReadyTriesAfresh(t *testing.T) {
 	if _, err := other.exec(`BEGIN IMMEDIATE`, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.write(t.Context(), func(*writer) error { return nil }); !errors.Is(err, job.ErrUnavailable) {
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	j := testJob(1)
+	if _, _, err := s.CreateJob(ctx, store.CreateJob{Job: j}); !errors.Is(err, job.ErrUnavailable) || ctx.Err() != nil {
 		t.Fatalf("error %v", err)
 	}
-	if err := s.Ready(t.Context()); !errors.Is(err, job.ErrUnavailable) {
+	if a := s.Do(ctx, start, []store.Op{fireAt(j, start)}); a[0].Outcome != store.Unknown || ctx.Err() != nil {
+		t.Fatalf("answers %+v", a)
+	}
+	if err := s.Ready(ctx); !errors.Is(err, job.ErrUnavailable) || ctx.Err() != nil {
 		t.Fatalf("error %v", err)
 	}
 	if _, err := other.exec(`ROLLBACK`, nil); err != nil {

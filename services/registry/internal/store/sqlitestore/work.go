@@ -59,6 +59,7 @@ func (s *Store) Waiting(ctx context.Context, templateType string, until time.Tim
 		}
 		found, err := d.executions(`WHERE e.queue = ? AND e.wake_at <= ? AND (e.wake_at, e.seq) > (?, ?) ORDER BY e.wake_at, e.seq LIMIT ?`,
 			args{templateType, until, at, seq, limit})
+		d.cache.learnPlaces(found)
 		page = plain(found)
 		return err
 	})
