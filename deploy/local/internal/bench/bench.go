@@ -54,7 +54,7 @@ type part struct {
 }
 
 var parts = []part{
-	{"backlog", 200_000, "no-op runs that are due when the executor connects", (*bench).backlogRun},
+	{"backlog", 200_000, "no-op runs of 1,000 jobs that are due when the executor connects", (*bench).backlogRun},
 	{"burst", 10_000, "no-op jobs due at one instant", (*bench).burst},
 	{"steady", 1_000, "no-op runs a second, asked for one by one over gRPC", (*bench).steady},
 	{"each-second", 1_000, "no-op jobs with an interval of a second, all due on the second", (*bench).eachSecond},
