@@ -95,6 +95,38 @@ func TestTicketCleanupPassesTheSuite(t *testing.T) {
 	})
 }
 
+// What the schema alone refuses, the registry refuses at saving.
+func TestSchemasRefuseWhatNoRunCouldUse(t *testing.T) {
+	for name, tc := range map[string]struct {
+		tmpl   template.JobTemplate
+		params map[string]any
+		field  string
+	}{
+		"empty condition":  {databaseCleanup{}, oldSessions(map[string]any{"condition": map[string]any{}}), "condition"},
+		"no age":           {ticketCleanup{}, map[string]any{"older_than": "soon"}, "older_than"},
+		"age with ago":     {ticketCleanup{}, map[string]any{"older_than": "30 days ago"}, "older_than"},
+		"age without unit": {ticketCleanup{}, map[string]any{"older_than": "30"}, "older_than"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			schema, err := template.CompileSchema(tc.tmpl.Schema())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var refused *template.ParamsError
+			if err := schema.Validate(tc.params); !errors.As(err, &refused) || len(refused.Fields) != 1 || refused.Fields[0].Field != tc.field {
+				t.Errorf("got %v", err)
+			}
+			tc.params[tc.field] = map[string]any{"lastActive": nil}
+			if tc.field == "older_than" {
+				tc.params[tc.field] = "1 week"
+			}
+			if err := schema.Validate(tc.params); err != nil {
+				t.Errorf("a good value is refused: %v", err)
+			}
+		})
+	}
+}
+
 func TestTemplatesFormASet(t *testing.T) {
 	set, err := template.NewSet(Templates()...)
 	if err != nil {
@@ -408,8 +440,8 @@ func TestFailuresAreClassified(t *testing.T) {
 		retryable bool
 		want      string
 	}{
-		"cancelled":         {ended, errors.New("x"), "cancelled", false, "could not delete a batch: context canceled"},
-		"run's time over":   {late, errors.New("x"), "timeout", true, "could not delete a batch: context deadline exceeded"},
+		"cancelled":         {ended, errors.New("x"), "cancelled", false, "the run was cancelled: could not delete a batch"},
+		"run's time over":   {late, errors.New("x"), "timeout", true, "the run's time is over: could not delete a batch"},
 		"not authorised":    {t.Context(), mongo.CommandError{Code: 13, Name: "Unauthorized", Message: "not authorized"}, "forbidden", false, `not authorized (connection "main" needs the permission)`},
 		"server time limit": {t.Context(), mongo.CommandError{Code: 50, Name: "MaxTimeMSExpired", Message: "operation exceeded time limit"}, "timeout", true, "operation exceeded time limit (an index"},
 		"our time limit":    {t.Context(), fmt.Errorf("read: %w", context.DeadlineExceeded), "timeout", true, "(an index that fits the condition helps)"},

@@ -39,8 +39,9 @@ func (databaseCleanup) Schema() map[string]any {
 				"description": "Collection name",
 			},
 			"condition": map[string]any{
-				"type":        "object",
-				"description": `MongoDB query condition, such as {"lastActive": {"$lt": "6 months ago"}}`,
+				"type":          "object",
+				"minProperties": 1,
+				"description":   `MongoDB query condition, such as {"lastActive": {"$lt": "6 months ago"}}`,
 			},
 			template.DryRunParam: dryRunSchema(),
 			"max_deletions":      maxDeletionsSchema(),

@@ -50,8 +50,7 @@ func (ticketCleanup) Schema() map[string]any {
 			"older_than": map[string]any{
 				"type":        "string",
 				"description": `How long ago the tickets were resolved at least: "<n> <minutes|hours|days|weeks|months|years>"`,
-				"minLength":   1,
-				"maxLength":   40,
+				"pattern":     "^[0-9]{1,9} (minute|hour|day|week|month|year)s?$",
 				"default":     defaultAge,
 			},
 			template.DryRunParam: dryRunSchema(),
