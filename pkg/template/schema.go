@@ -158,7 +158,7 @@ func (s *Schema) collect(e *jsonschema.ValidationError, fields *[]FieldError) {
 	case *kind.MaxLength:
 		add("", "must have at most %d characters, but has %d", k.Want, k.Got)
 	case *kind.Pattern:
-		add("", "must match the pattern %s", k.Want)
+		add("", "must match the pattern %s: %s", k.Want, s.remedy(e.InstanceLocation))
 	case *kind.MinItems:
 		add("", "must have at least %d items, but has %d", k.Want, k.Got)
 	case *kind.MaxItems:

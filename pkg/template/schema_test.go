@@ -63,7 +63,7 @@ func TestValidateNamesFieldAndRemedy(t *testing.T) {
 		{`{"collection": "users", "even": 3}`, "even", "must be a multiple of 2"},
 		{`{"collection": "users", "name": "a"}`, "name", "must have at least 2 characters, but has 1"},
 		{`{"collection": "users", "name": "abcde"}`, "name", "must have at most 4 characters, but has 5"},
-		{`{"collection": "users", "name": "AB"}`, "name", "must match the pattern ^[a-z]*$"},
+		{`{"collection": "users", "name": "AB"}`, "name", "must match the pattern ^[a-z]*$: give a string"},
 		{`{"collection": "users", "tags": []}`, "tags", "must have at least 1 items, but has 0"},
 		{`{"collection": "users", "tags": [{}, {"k": "a"}, {"k": "b"}]}`, "tags", "must have at most 2 items, but has 3"},
 		{`{"collection": "users", "tags": [{}, {}]}`, "tags", "must not repeat an item: items 1 and 2 are equal"},
