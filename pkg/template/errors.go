@@ -63,12 +63,19 @@ func AsError(err error) *Error {
 	case errors.As(err, &params):
 		return Fail(CodeValidation, "%w", err)
 	case errors.Is(err, context.Canceled):
-		return Fail(CodeCancelled, "the run was cancelled: %w", err)
+		return plainly(Fail(CodeCancelled, "the run was cancelled: %w", err), context.Canceled)
 	case errors.Is(err, context.DeadlineExceeded):
-		return Retryable(CodeTimeout, "the run's time is over: %w", err)
+		return plainly(Retryable(CodeTimeout, "the run's time is over: %w", err), context.DeadlineExceeded)
 	default:
 		return Fail(CodeInternal, "%w", err)
 	}
+}
+
+// plainly leaves out of the message what the context package says, for e says it
+// already.
+func plainly(e *Error, cause error) *Error {
+	e.Message = strings.TrimSuffix(e.Message, ": "+cause.Error())
+	return e
 }
 
 // FieldError says what is wrong with one parameter and how to put it right.

@@ -197,8 +197,8 @@ func TestAsError(t *testing.T) {
 		{fmt.Errorf("outer: %w", own), "busy", "server busy: EOF", true},
 		{template.Fail(template.CodeLimit, "more than %d", 5), "limit", "more than 5", false},
 		{template.BadParam("a.b", "is odd"), "validation", "a.b: is odd", false},
-		{fmt.Errorf("find: %w", context.Canceled), "cancelled", "the run was cancelled: find: context canceled", false},
-		{context.DeadlineExceeded, "timeout", "the run's time is over: context deadline exceeded", true},
+		{fmt.Errorf("find: %w", context.Canceled), "cancelled", "the run was cancelled: find", false},
+		{context.DeadlineExceeded, "timeout", "the run's time is over", true},
 		{io.ErrUnexpectedEOF, "internal", "unexpected EOF", false},
 	} {
 		got := template.AsError(tc.err)
