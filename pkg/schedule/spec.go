@@ -114,7 +114,9 @@ func canonical(spec Spec) (out Spec, cal *calendar, z *zone, err error) {
 		out.DST = canonicalDST(spec.DST, p)
 	case Interval:
 		out.IntervalSeconds = spec.IntervalSeconds
-		if s := spec.IntervalSeconds; s < 1 || s > maxInterval {
+		if s := spec.IntervalSeconds; s == 0 {
+			p.add("interval_seconds", "is required for a schedule of type interval, for example 3600")
+		} else if s < 1 || s > maxInterval {
 			p.add("interval_seconds", "must be from 1 to %d (ten years), not %d", maxInterval, s)
 		}
 		out.Start = canonicalTime("start", spec.Start, p)
