@@ -79,13 +79,13 @@ func TestBadInput(t *testing.T) {
 		"cron that never comes": {"PUT", jobsPath + "/" + id, `{"schedule": {"cron": "0 0 30 2 *"}}`, nil, 400, "INVALID_REQUEST", "schedule.expression", "never"},
 		"unknown zone":          {"PUT", jobsPath + "/" + id, `{"schedule": {"cron": "* * * * *", "timezone": "Europe/Atlantis"}}`, nil, 400, "INVALID_REQUEST", "schedule.timezone", ""},
 		"two schedules":         {"PUT", jobsPath + "/" + id, `{"schedule": {"cron": "* * * * *", "interval_seconds": 5}}`, nil, 400, "INVALID_REQUEST", "schedule.interval_seconds", "one of the two"},
-		"unknown schedule type": {"PUT", jobsPath + "/" + id, `{"schedule": {"type": "weekly"}}`, nil, 400, "INVALID_REQUEST", "schedule.type", "cron"},
+		"unknown schedule type": {"PUT", jobsPath + "/" + id, `{"schedule": {"type": "weekly"}}`, nil, 400, "INVALID_REQUEST", "schedule.type", "must be one of cron, interval, once, manual"},
 		"interval of 0":         {"PUT", jobsPath + "/" + id, `{"schedule": {"interval_seconds": 0}}`, nil, 400, "INVALID_REQUEST", "schedule.interval_seconds", "1"},
 		"dst word":              {"PUT", jobsPath + "/" + id, `{"schedule": {"cron": "* * * * *", "dst": {"gap": "jump"}}}`, nil, 400, "INVALID_REQUEST", "schedule.dst.gap", "run_after"},
 		"once in the past":      {"PUT", jobsPath + "/" + id, `{"schedule": {"type": "once", "run_at": "2026-11-23T11:00:00Z"}}`, nil, 400, "INVALID_REQUEST", "schedule.run_at", "past"},
 		"negative retries":      {"PUT", jobsPath + "/" + id, `{"retry_policy": {"max_retries": -1}}`, nil, 400, "INVALID_REQUEST", "retry_policy.max_retries", "greater than or equal to 0"},
 		"no address":            {"PUT", jobsPath + "/" + id, `{"notifications": {"on_failure": ["a@example.com", "nobody"]}}`, nil, 400, "INVALID_REQUEST", "notifications.on_failure[1]", "email"},
-		"policy word":           {"PUT", jobsPath + "/" + id, `{"overlap_policy": "maybe"}`, nil, 400, "INVALID_REQUEST", "overlap_policy", "forbid"},
+		"policy word":           {"PUT", jobsPath + "/" + id, `{"overlap_policy": "maybe"}`, nil, 400, "INVALID_REQUEST", "overlap_policy", "must be one of forbid, allow"},
 		"parameter by schema": {
 			"PUT", jobsPath + "/" + id, `{"template_type": "database_cleanup", "parameters": {"collection": "secrets", "condition": 5, "extra": 1}}`, nil,
 			400, "INVALID_REQUEST", "parameters.collection", `must be one of "logs", "messages", "sessions", "users"`,
@@ -113,6 +113,7 @@ func TestBadInput(t *testing.T) {
 		"unknown execution":  {"GET", executionsPath + "/exec_unknown", ``, nil, 404, "NOT_FOUND", "", ""},
 		"its log":            {"GET", executionsPath + "/exec_unknown/logs", ``, nil, 404, "NOT_FOUND", "", ""},
 		"its cancelling":     {"POST", executionsPath + "/exec_unknown/cancel", ``, nil, 404, "NOT_FOUND", "", ""},
+		"nothing as a form":  {"POST", executionsPath + "/exec_unknown/cancel", ``, []header{{"Content-Type", "application/x-www-form-urlencoded"}}, 404, "NOT_FOUND", "", ""},
 		"its resolving":      {"POST", executionsPath + "/exec_unknown/resolve", `{"status": "failed", "reason": "x"}`, nil, 404, "NOT_FOUND", "", ""},
 		"resolve to running": {"POST", executionsPath + "/exec_unknown/resolve", `{"status": "running", "reason": "x"}`, nil, 400, "INVALID_REQUEST", "status", "success"},
 		"template not there": {"GET", "/api/admin/job-templates/unheard_of", ``, nil, 404, "NOT_FOUND", "", ""},
@@ -497,9 +498,12 @@ func TestOpenAPI(t *testing.T) {
 		Swagger string
 		Info    struct{ Title string }
 		Paths   map[string]map[string]struct {
-			Parameters []struct{ Name, In string }
-			Responses  map[string]any
-			Security   []any
+			Parameters []struct {
+				Name, In string
+				Required bool
+			}
+			Responses map[string]any
+			Security  []any
 		}
 		SecurityDefinitions map[string]struct{ Type, In, Name string }
 		Tags                []struct{ Name string }
@@ -526,6 +530,15 @@ func TestOpenAPI(t *testing.T) {
 	}
 	if want := []string{"path id", "body job", "header If-Match"}; !slices.Equal(names, want) {
 		t.Errorf("parameters of PUT: %v", names)
+	}
+	for path, required := range map[string]bool{
+		jobsPath: true, jobsPath + "/{id}/run": false, executionsPath + "/{execution_id}/cancel": false, executionsPath + "/{execution_id}/resolve": true,
+	} {
+		for _, p := range doc.Paths[path]["post"].Parameters {
+			if p.In == "body" && p.Required != required {
+				t.Errorf("the body of POST %s: required is %t", path, p.Required)
+			}
+		}
 	}
 	if doc.Paths[jobsPath]["post"].Responses["201"] == nil || doc.Paths[jobsPath+"/{id}/run"]["post"].Responses["202"] == nil {
 		t.Error("the statuses of create and run are not told")

@@ -253,6 +253,9 @@ func fromRules(broken *protovalidate.ValidationError) violations {
 		case message == "value is required" || message == "":
 			message = "is required"
 		}
+		if words, ok := strings.CutPrefix(message, "must be in list ["); ok { // an empty word stands for none given
+			message = "must be one of " + strings.TrimPrefix(strings.TrimSuffix(words, "]"), ", ")
+		}
 		out.add(field, "%s", strings.TrimPrefix(message, "value "))
 	}
 	return out

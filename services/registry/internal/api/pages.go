@@ -120,6 +120,13 @@ func completeOperation(r route, operation map[string]any) {
 	header := func(name, description string) {
 		kept = append(kept, map[string]any{"name": name, "in": "header", "required": false, "type": "string", "description": description})
 	}
+	bodyless := func() {
+		for _, p := range kept {
+			if m, _ := p.(map[string]any); m["in"] == "body" {
+				m["required"] = false
+			}
+		}
+	}
 	success := func(code string) {
 		if responses, ok := operation["responses"].(map[string]any); ok {
 			responses[code] = responses["200"]
@@ -135,7 +142,10 @@ func completeOperation(r route, operation map[string]any) {
 	case "/almanac.v1.JobService/RunJob":
 		header("Idempotency-Key", "Repeating a request with the same key returns the first one's answer.")
 		header("If-Match", "The quoted version that the job must have, such as \"3\".")
+		bodyless()
 		success("202")
+	case "/almanac.v1.ExecutionService/CancelExecution":
+		bodyless()
 	case "/almanac.v1.JobService/UpdateJob", "/almanac.v1.JobService/DeleteJob":
 		header("If-Match", "The quoted version that the job must have, such as \"3\".")
 	}
