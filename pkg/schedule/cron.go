@@ -272,26 +272,22 @@ func (c *calendar) next(local int64) (int64, bool) {
 	return (m.first+int64(bits.TrailingZeros32(mask))-1)*secondsPerDay + c.first, true
 }
 
-// previous returns the last match at or before local; false if there is none in
-// the years before.
-func (c *calendar) previous(local int64) (int64, bool) {
+// previous returns the last match at or before local, which must be there.
+func (c *calendar) previous(local int64) int64 {
 	day, tod := split(local)
 	m, d := monthOf(day)
 	mask := c.matching(m)
 	if mask>>d&1 != 0 {
 		if t, ok := c.timeUpTo(tod); ok {
-			return day*secondsPerDay + t, true
+			return day*secondsPerDay + t
 		}
 	}
 	mask &= 1<<d - 1
-	for i := 0; mask == 0; i++ {
-		if i == searchMonths {
-			return 0, false
-		}
+	for mask == 0 {
 		m = m.previous()
 		mask = c.matching(m)
 	}
-	return (m.first+int64(highest(uint64(mask)))-1)*secondsPerDay + c.last, true
+	return (m.first+int64(highest(uint64(mask)))-1)*secondsPerDay + c.last
 }
 
 // matches reports whether the schedule runs at local.

@@ -166,7 +166,7 @@ func (s *Schedule) lastCron(from, to int64) (last, n int64) {
 		}
 		stop := min(seg.end, to+1)
 		if k := s.cal.count(local, stop+seg.offset); k > 0 {
-			match, _ := s.cal.previous(stop + seg.offset - 1)
+			match := s.cal.previous(stop + seg.offset - 1)
 			last, n = match-seg.offset, n+k
 		}
 		from = stop
@@ -230,7 +230,7 @@ func (s *Schedule) gapNote(from, local int64) string {
 	}
 	what := clock(first) + " does"
 	if n := s.cal.count(from, local); n > 1 {
-		last, _ := s.cal.previous(local - 1)
+		last := s.cal.previous(local - 1)
 		what = fmt.Sprintf("%d times from %s to %s do", n, clock(first), clock(last))
 	}
 	text := fmt.Sprintf("%s not exist on %s in %s (clocks go forward); runs right after the gap", what, day, s.zone.loc)

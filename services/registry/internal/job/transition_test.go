@@ -244,7 +244,7 @@ func TestDerivedIDs(t *testing.T) {
 	if c := DerivedID("job_", "userk", "ey"); c == a {
 		t.Error("parts run into one another")
 	}
-	if NewID("job_") == NewID("job_") {
+	if a, b := NewID("job_"), NewID("job_"); a == b {
 		t.Error("random ids repeat")
 	}
 }
