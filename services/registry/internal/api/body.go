@@ -18,6 +18,7 @@ import (
 const (
 	maxBody  = 1 << 20 // bytes
 	maxDepth = 64      // levels of nesting; templates ask for less
+	maxWhole = 1 << 53 // the largest whole number up to which a float64 has all
 )
 
 // object is a JSON body that was found to be an object of bounded depth without
@@ -111,6 +112,9 @@ func (w *walker) value(path string, depth int) (null bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if n, ok := t.(json.Number); ok && !exact(n) {
+		return false, invalid(kindInvalid, violations{{path, fmt.Sprintf("is a whole number beyond ±%d and could not be kept exactly: give a smaller one, or text", maxWhole)}})
+	}
 	open, ok := t.(json.Delim)
 	if !ok {
 		return t == nil, nil
@@ -128,6 +132,16 @@ func (w *walker) value(path string, depth int) (null bool, err error) {
 	}
 	_, err = w.token(path) // the closing bracket
 	return false, err
+}
+
+// exact tells whether a number stays the same as a float64, which is what numbers
+// in free-form objects become. Fractions are approximate anyway.
+func exact(n json.Number) bool {
+	if strings.ContainsAny(string(n), ".eE") {
+		return true
+	}
+	whole, err := n.Int64()
+	return err == nil && whole >= -maxWhole && whole <= maxWhole
 }
 
 func join(path, key string) string {

@@ -142,7 +142,11 @@ func parameters(entry *templates.Entry, given json.RawMessage, overrides *struct
 			return nil, fmt.Errorf("check the parameters: %w", err)
 		}
 		for _, f := range wrong.Fields {
-			bad.add(join("parameters", f.Field), "%s", f.Message)
+			field := "parameters"
+			if f.Field != "" { // else they are at fault as a whole
+				field = join(field, f.Field)
+			}
+			bad.add(field, "%s", f.Message)
 		}
 	}
 	return json.Marshal(merged)
