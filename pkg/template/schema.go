@@ -94,7 +94,25 @@ func (s *Schema) Validate(params map[string]any) error {
 	if err != nil {
 		return BadParam("", "%v", err)
 	}
-	err = s.compiled.Validate(plain)
+	return s.check(plain)
+}
+
+// Parse decodes the JSON text of parameters and checks them as Validate does.
+// No text and null stand for no parameters. The error is nil or a *ParamsError.
+func (s *Schema) Parse(text []byte) (map[string]any, error) {
+	plain, err := parseJSON(text, maxParamsBytes)
+	if err != nil {
+		return nil, BadParam("", "%v", err)
+	}
+	if err := s.check(plain); err != nil {
+		return nil, err
+	}
+	return plain, nil
+}
+
+// check validates what parseJSON returned.
+func (s *Schema) check(plain map[string]any) error {
+	err := s.compiled.Validate(plain)
 	if err == nil {
 		return nil
 	}
@@ -275,19 +293,28 @@ func deepCopy(v any) any {
 // plainJSON returns a deep copy holding only what encoding/json decodes to, so
 // that numbers are bounded float64 and nothing below has to expect other types.
 func plainJSON(v map[string]any, maxBytes int) (map[string]any, error) {
-	if v == nil {
-		return map[string]any{}, nil
-	}
 	text, err := json.Marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("must be plain JSON: %w", err)
 	}
+	return parseJSON(text, maxBytes)
+}
+
+// parseJSON decodes an object within the bounds; an empty one from null and from
+// nothing at all.
+func parseJSON(text []byte, maxBytes int) (map[string]any, error) {
 	if len(text) > maxBytes {
 		return nil, fmt.Errorf("must be at most %d KiB of JSON, but is %d KiB", maxBytes>>10, (len(text)+1023)>>10)
 	}
-	var plain map[string]any
+	plain := map[string]any{}
+	if len(text) == 0 {
+		return plain, nil
+	}
 	if err := json.Unmarshal(text, &plain); err != nil {
-		return nil, fmt.Errorf("must be plain JSON: %w", err)
+		return nil, fmt.Errorf("must be a plain JSON object: %w", err)
+	}
+	if plain == nil {
+		return map[string]any{}, nil
 	}
 	if !shallow(plain, maxDepth) {
 		return nil, fmt.Errorf("must be nested at most %d levels deep", maxDepth)

@@ -134,6 +134,37 @@ func TestValidateRefusesWhatIsNotBoundedJSON(t *testing.T) {
 	}
 }
 
+func TestParse(t *testing.T) {
+	schema := mustCompile(t, everything)
+	deep := strings.Repeat(`{"a":`, 33) + "1" + strings.Repeat("}", 33)
+	for name, tc := range map[string]struct{ text, want string }{
+		"array":    {`[1]`, "parameters: must be a plain JSON object"},
+		"cut off":  {`{"collection": "users"`, "parameters: must be a plain JSON object"},
+		"two":      {`{} {}`, "parameters: must be a plain JSON object"},
+		"number":   {`{"count": 1e999}`, "parameters: must be a plain JSON object"},
+		"large":    {`{"name": "` + strings.Repeat("x", 256<<10) + `"}`, "parameters: must be at most 256 KiB of JSON, but is 257 KiB"},
+		"deep":     {deep, "parameters: must be nested at most 32 levels deep"},
+		"schema":   {`{"collection": "other"}`, `collection: must be one of "users", "logs"`},
+		"required": {`null`, "collection: is required"},
+	} {
+		params, err := schema.Parse([]byte(tc.text))
+		var invalid *template.ParamsError
+		if !errors.As(err, &invalid) || !strings.HasPrefix(err.Error(), tc.want) || params != nil {
+			t.Errorf("%s: got %v, %v, want %s...", name, params, err, tc.want)
+		}
+	}
+	const text = `{"collection": "logs", "count": 2, "nested": {"deep": null}}`
+	if params, err := schema.Parse([]byte(text)); err != nil || !reflect.DeepEqual(params, object(t, text)) {
+		t.Errorf("got %v, %v", params, err)
+	}
+	free := mustCompile(t, `{"type": "object"}`)
+	for _, text := range []string{"", "null", "{}"} {
+		if params, err := free.Parse([]byte(text)); err != nil || params == nil || len(params) != 0 {
+			t.Errorf("%q: got %v, %v, want an empty object", text, params, err)
+		}
+	}
+}
+
 func TestWithDefaults(t *testing.T) {
 	schema := mustCompile(t, everything)
 	params := object(t, `{"collection": "users", "nested": {"deep": null}, "tags": [{}, {"k": "own"}, 7]}`)
@@ -203,6 +234,11 @@ func FuzzCompileSchema(f *testing.F) {
 		var invalid *template.ParamsError
 		if err := compiled.Validate(params); err != nil && (!errors.As(err, &invalid) || len(invalid.Fields) == 0) {
 			t.Errorf("Validate returned %T (%v), want a *ParamsError with fields", err, err)
+		}
+		if encoded, err := json.Marshal(params); err == nil {
+			if _, parsed := compiled.Parse(encoded); (parsed == nil) != (compiled.Validate(params) == nil) {
+				t.Errorf("Parse says %v of %s, but Validate does not", parsed, encoded)
+			}
 		}
 		once := compiled.WithDefaults(params)
 		if twice := compiled.WithDefaults(once); len(once) != len(twice) {

@@ -54,6 +54,24 @@ func (c *Compiled) ValidateParams(params map[string]any, allowed map[string][]st
 	if err := c.Schema.Validate(params); err != nil {
 		return err
 	}
+	return c.check(params, allowed)
+}
+
+// ParseParams decodes the JSON text of parameters and checks them as
+// ValidateParams does. The error is nil or a *ParamsError.
+func (c *Compiled) ParseParams(text []byte, allowed map[string][]string) (map[string]any, error) {
+	params, err := c.Schema.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.check(params, allowed); err != nil {
+		return nil, err
+	}
+	return params, nil
+}
+
+// check is what ValidateParams does after the schema.
+func (c *Compiled) check(params map[string]any, allowed map[string][]string) error {
 	if allowed != nil {
 		for _, name := range c.Descriptor.Restricted {
 			value, present := params[name].(string)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 	_ "time/tzdata" // jobs have zones, and a confined runner cannot rely on the machine's
 
@@ -19,13 +20,7 @@ const stackLines = 30
 // again, applies the time-out, and turns whatever the template does, a panic
 // included, into a Result. It returns when the template does.
 func Execute(ctx context.Context, t *template.Compiled, run *Run, report template.Reporter) *Result {
-	params := map[string]any{}
-	if len(run.Params) > 0 {
-		if err := json.Unmarshal(run.Params, &params); err != nil {
-			return failed(template.Fail(template.CodeValidation, "parameters must be a JSON object: %w", err))
-		}
-	}
-	zone, err := time.LoadLocation(run.Timezone)
+	zone, err := loadZone(run.Timezone)
 	if err != nil {
 		return failed(template.Fail(template.CodeValidation, "timezone %q is not known here: %w", run.Timezone, err))
 	}
@@ -35,7 +30,8 @@ func Execute(ctx context.Context, t *template.Compiled, run *Run, report templat
 		defer cancel()
 	}
 	got, err := guarded(t, report, func() (template.Result, error) {
-		if err := t.ValidateParams(params, run.Allowed); err != nil {
+		params, err := t.ParseParams(run.Params, run.Allowed)
+		if err != nil {
 			return nil, err
 		}
 		return t.Template.Execute(ctx, &template.Run{
@@ -45,6 +41,22 @@ func Execute(ctx context.Context, t *template.Compiled, run *Run, report templat
 		})
 	})
 	return ending(ctx, got, err)
+}
+
+// zones keeps what loadZone has read: reading one takes longer than a short run
+// does otherwise. Registries let only one name through for each zone there is.
+var zones sync.Map // string -> *time.Location
+
+func loadZone(name string) (*time.Location, error) {
+	if zone, ok := zones.Load(name); ok {
+		return zone.(*time.Location), nil
+	}
+	zone, err := time.LoadLocation(name)
+	if err != nil {
+		return nil, err
+	}
+	zones.Store(name, zone)
+	return zone, nil
 }
 
 // guarded turns a panic into an error and the first lines of its stack into the

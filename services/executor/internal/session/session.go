@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -291,10 +292,21 @@ func (l *loop) start(a *attempt) {
 	l.runs.Add(1)
 	go func() {
 		defer l.runs.Done()
+		deepen()
 		result, isolation := l.config.Runner.Run(ctx, &a.run, &a.report)
 		cancel(nil)
 		l.inbox.put(event{attempt: a, end: true, at: l.config.Now(), result: result, isolation: isolation})
 	}()
+}
+
+// deepen gives its goroutine at once the stack that a run inside this process
+// needs. It would grow in steps otherwise, each moving all frames of the run, which
+// takes about as long as a short run does.
+//
+//go:noinline
+func deepen() {
+	var room [6 << 10]byte
+	runtime.KeepAlive(&room)
 }
 
 // connect opens a stream without waiting for it.

@@ -566,9 +566,20 @@ func TestResultsGather(t *testing.T) {
 	})
 }
 
-// BenchmarkSession is the loop with work that takes no time, against a registry
-// that acknowledges at once, over memory.
+// BenchmarkSession is the loop against a registry that acknowledges at once, over
+// memory: with work that takes no time, and with a template that does nothing.
 func BenchmarkSession(b *testing.B) {
+	b.Run("instant", func(b *testing.B) { benchmarkSession(b, instant{}) })
+	b.Run("inside", func(b *testing.B) {
+		t, err := template.Compile(nothing{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		benchmarkSession(b, inside{t})
+	})
+}
+
+func benchmarkSession(b *testing.B, work Runner) {
 	registry := &echo{total: b.N, done: make(chan struct{})}
 	listener := bufconn.Listen(1 << 20)
 	options, err := rpc.ServerOptions(rpc.TLS{Plaintext: true})
@@ -581,7 +592,7 @@ func BenchmarkSession(b *testing.B) {
 	defer server.Stop()
 	s, err := New(Config{
 		Registry: "passthrough:///fake", TLS: rpc.TLS{Plaintext: true}, Host: "h", Templates: []Template{{Descriptor: template.Descriptor{Type: idem, Idempotent: true}, Quiet: true}},
-		Slots: 4096, Runner: instant{}, LogLines: 1, LogBytes: 1, Logger: zap.NewNop(), Now: time.Now,
+		Slots: 4096, Runner: work, LogLines: 1, LogBytes: 1, Logger: zap.NewNop(), Now: time.Now,
 		After: func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop },
 	})
 	if err != nil {
@@ -609,6 +620,30 @@ type instant struct{}
 
 func (instant) Run(context.Context, *runner.Run, template.Reporter) (*runner.Result, []string) {
 	return success, nil
+}
+
+// inside runs a template in this process.
+type inside struct{ t *template.Compiled }
+
+func (i inside) Run(ctx context.Context, run *runner.Run, report template.Reporter) (*runner.Result, []string) {
+	return runner.Execute(ctx, i.t, run, report), nil
+}
+
+type nothing struct{}
+
+func (nothing) Descriptor() template.Descriptor {
+	return template.Descriptor{
+		Type: idem, Version: 1, Name: "Nothing", Description: "Does nothing", Category: "test", Icon: "⏱",
+		EstimatedDuration: "no time", ResourceUsage: "low", RiskLevel: "low", Idempotent: true,
+	}
+}
+
+func (nothing) Schema() map[string]any { return map[string]any{"type": "object"} }
+
+func (nothing) ValidateParams(map[string]any) error { return nil }
+
+func (nothing) Execute(context.Context, *template.Run) (template.Result, error) {
+	return template.Result{"message": "Nothing was done."}, nil
 }
 
 // echo assigns as much as it has credit for.
