@@ -281,9 +281,7 @@ func (l *loop) readDone(now time.Time, r *read) {
 	case pollJobs:
 		l.polls[pollJobs].at, l.jobsFrom = now.Add(pollEvery), nil
 		for _, j := range r.jobs {
-			if at, ok := l.passed[j.ID]; !ok || j.NextRunAt.After(at) {
-				l.addJob(j)
-			}
+			l.addJob(j)
 		}
 		if len(r.jobs) == pageSize {
 			l.polls[pollJobs].at, l.jobsFrom = now, r.jobs[pageSize-1]

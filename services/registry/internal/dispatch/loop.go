@@ -18,11 +18,12 @@ const (
 	pollEvery     = time.Second     // how often the store is asked for what is due
 	settleEvery   = 10 * time.Second
 	pageSize      = 4096
-	maxLoaded     = 32768                  // jobs of the near future held in memory
-	maxReady      = 8192                   // waiting records of a template held in memory
-	maxBatch      = 1024                   // operations handed to the store at once
-	urgentFlights = 2                      // batches of fires and leases under way, so that the store never waits for the loop
-	maxYield      = 250 * time.Millisecond // how long everything else waits for fires
+	maxLoaded     = 32768                    // jobs of the near future held in memory
+	maxReady      = 8192                     // waiting records of a template held in memory
+	maxBatch      = 1024                     // operations handed to the store at once
+	urgentFlights = 2                        // batches of fires and leases under way, so that the store never waits for the loop
+	maxFires      = urgentFlights * maxBatch // decided ahead of their batch
+	maxYield      = 250 * time.Millisecond   // how long everything else waits for fires
 	maxBackoff    = time.Second
 	minBackoff    = 50 * time.Millisecond
 	// maxSilence is the longest pause between two looks at the sessions that
@@ -182,7 +183,7 @@ func (l *loop) wakeAt() time.Time {
 			at = t
 		}
 	}
-	if e, ok := l.agenda.next(); ok && l.loaded {
+	if e, ok := l.agenda.next(); ok && l.loaded && l.fires < maxFires {
 		earlier(time.UnixMilli(e.at))
 	}
 	if l.failures > 0 && l.now.Before(l.retryAt) {
@@ -220,6 +221,9 @@ func (l *loop) wantsWaiting(q *queue) bool {
 
 // addJob takes a job into the near future, or forgets it if it is not.
 func (l *loop) addJob(j *job.Job) {
+	if at, ok := l.passed[j.ID]; ok && !j.NextRunAt.IsZero() && !j.NextRunAt.After(at) {
+		return // read before its fire was written
+	}
 	it := l.jobs[j.ID]
 	if it != nil && it.busy {
 		it.newer = j // looked at when its fire is answered
@@ -262,7 +266,7 @@ func (l *loop) dropJob(id string) {
 
 func (l *loop) fireDue() {
 	limit := l.now.UnixMilli()
-	for {
+	for l.fires < maxFires {
 		e, ok := l.agenda.next()
 		if !ok || e.at > limit {
 			return
