@@ -4,10 +4,12 @@ package main
 import (
 	"os"
 
+	"github.com/almanac-scheduler/almanac/pkg/telemetry"
 	"github.com/almanac-scheduler/almanac/services/executor"
 )
 
 func main() {
+	telemetry.CollectLessOften()
 	if executor.Command().Execute() != nil {
 		os.Exit(1)
 	}

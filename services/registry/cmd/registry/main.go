@@ -6,10 +6,12 @@ import (
 	"context"
 	"os"
 
+	"github.com/almanac-scheduler/almanac/pkg/telemetry"
 	"github.com/almanac-scheduler/almanac/services/registry"
 )
 
 func main() {
+	telemetry.CollectLessOften()
 	if registry.Command().ExecuteContext(context.Background()) != nil {
 		os.Exit(1)
 	}
