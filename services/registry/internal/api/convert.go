@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -157,7 +158,7 @@ func executionMessage(e *job.Execution, progress func(string) (dispatch.Progress
 		ScheduledFor: timestamp(e.ScheduledFor), StartedAt: timestamp(e.StartedAt), CompletedAt: timestamp(e.CompletedAt),
 		DurationSeconds: seconds(e.StartedAt, e.CompletedAt), Result: result, Error: text(e.Error), ErrorCode: text(e.ErrorCode),
 		TriggeredBy: string(e.Trigger), TriggeredByUser: text(e.TriggeredByUser), ExecutionHost: text(e.Host), Isolation: e.Isolation,
-		Parameters: parameters, JobVersion: int32(e.JobVersion), CancelRequested: e.CancelRequested, Reason: text(e.Reason),
+		Parameters: parameters, JobVersion: int32(e.JobVersion), CancelRequested: e.CancelRequested, Reason: text(cmp.Or(e.Reason, e.CancelReason)),
 		MissedFrom: timestamp(e.MissedFrom), MissedUntil: timestamp(e.MissedUntil),
 	}
 	if e.MissedCount > 0 {

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,12 +94,12 @@ func (s *executionService) CancelExecution(ctx context.Context, req *almanacv1.C
 	now := s.Now()
 	a, err := s.audit(ctx, "execution.cancel", before, func(after *job.Execution) {
 		after.CancelRequested = true
-		after.Reason = cmp.Or(req.Reason, after.Reason)
+		after.CancelReason = req.Reason
 	})
 	if err != nil {
 		return nil, err
 	}
-	e, err := s.Store.RequestCancel(ctx, req.ExecutionId, now, a)
+	e, err := s.Store.RequestCancel(ctx, store.Cancel{ID: req.ExecutionId, Reason: req.Reason, Now: now, Audit: a})
 	if errors.Is(err, job.ErrEnded) {
 		return nil, fail(kindEnded, "execution %s is over already: there is nothing to cancel", req.ExecutionId)
 	}

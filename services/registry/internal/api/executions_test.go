@@ -157,7 +157,7 @@ func TestCancel(t *testing.T) {
 		t.Errorf("somebody else's: %d %s", a.code, a.text)
 	}
 	a := cancel(access.SuperAdmin, waiting)
-	if a.code != 200 || a.body["message"] != "Execution cancelled" || a.body["execution"].(map[string]any)["status"] != "cancelled" {
+	if a.code != 200 || a.body["message"] != "Execution cancelled" || a.body["execution"].(map[string]any)["status"] != "cancelled" || a.body["execution"].(map[string]any)["reason"] != "no more" {
 		t.Errorf("waiting: %d %s", a.code, a.text)
 	}
 	if a := cancel(access.SuperAdmin, waiting); a.code != 409 || a.reason() != "EXECUTION_ENDED" {
@@ -167,7 +167,7 @@ func TestCancel(t *testing.T) {
 	execution, _ := own.body["execution_id"].(string)
 	r.start(execution)
 	a = cancel(access.Admin, execution)
-	if a.code != 200 || a.body["message"] != "Execution is being cancelled" || a.body["execution"].(map[string]any)["cancel_requested"] != true {
+	if a.code != 200 || a.body["message"] != "Execution is being cancelled" || a.body["execution"].(map[string]any)["cancel_requested"] != true || a.body["execution"].(map[string]any)["reason"] != "no more" {
 		t.Errorf("running: %d %s", a.code, a.text)
 	}
 	if len(r.dispatcher.cancelled) != 1 || r.dispatcher.cancelled[0].ID != execution {

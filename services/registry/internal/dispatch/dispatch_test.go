@@ -361,7 +361,7 @@ func TestCancelReachesTheHolder(t *testing.T) {
 		h := Holding{a.ID, a.Token}
 		r.send(st, &Inbound{Started: []Started{{Holding: h, At: time.Now()}}})
 		time.Sleep(50 * time.Millisecond)
-		e, err := r.store.RequestCancel(t.Context(), a.ID, time.Now(), nil)
+		e, err := r.store.RequestCancel(t.Context(), store.Cancel{ID: a.ID, Now: time.Now()})
 		if err != nil {
 			t.Fatal(err)
 		}

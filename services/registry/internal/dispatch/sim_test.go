@@ -882,7 +882,7 @@ func (s *sim) cancel(m *simJob) {
 	if len(page) == 0 {
 		return
 	}
-	e, err := s.store.RequestCancel(context.Background(), page[0].ID, s.now, nil)
+	e, err := s.store.RequestCancel(context.Background(), store.Cancel{ID: page[0].ID, Now: s.now})
 	if err != nil {
 		s.fatalf("cancel: %v", err)
 	}

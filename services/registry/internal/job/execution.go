@@ -97,6 +97,7 @@ type Execution struct {
 	// CancelRequested is set by a cancellation and by nothing else; no change
 	// writes it, and every change back to pending or retrying requires it unset.
 	CancelRequested bool
+	CancelReason    string // what was said with it
 	// WakeAt is when the record wants to be looked at: when it is due, past its
 	// deadline, or owes its slot. Zero when settled.
 	WakeAt time.Time

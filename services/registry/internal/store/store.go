@@ -217,7 +217,7 @@ type History interface {
 	// unleased it ends the record as cancelled instead. Returns the record as
 	// it stands then. Errors: job.ErrNotFound, job.ErrEnded. A repeated request
 	// on a live record is no error.
-	RequestCancel(ctx context.Context, id string, now time.Time, a *Audit) (*job.Execution, error)
+	RequestCancel(ctx context.Context, c Cancel) (*job.Execution, error)
 	// Execution returns one execution. Errors: job.ErrNotFound.
 	Execution(ctx context.Context, id string) (*job.Execution, error)
 	// Executions returns a page of a job's executions, latest ScheduledFor
@@ -236,6 +236,15 @@ type RunNow struct {
 	PerHour   int            // the user's quota in any 60 minutes; 0 for none
 	Now       time.Time
 	Audit     *Audit
+}
+
+// Cancel is a person's wish that an execution ends. The first one's reason is
+// kept, as Reason of a record that it ends, else as CancelReason.
+type Cancel struct {
+	ID     string
+	Reason string // may be empty
+	Now    time.Time
+	Audit  *Audit
 }
 
 // ExecutionFilter selects executions of one job.

@@ -105,10 +105,10 @@ func (w *writer) quota(user string, limit int, now time.Time) error {
 }
 
 // RequestCancel implements [store.History].
-func (s *Store) RequestCancel(ctx context.Context, id string, now time.Time, a *store.Audit) (stands *job.Execution, err error) {
+func (s *Store) RequestCancel(ctx context.Context, c store.Cancel) (stands *job.Execution, err error) {
 	err = s.write(ctx, func(w *writer) error {
 		stands = nil
-		p, ok, err := w.locate(id)
+		p, ok, err := w.locate(c.ID)
 		if err != nil {
 			return err
 		}
@@ -125,15 +125,19 @@ func (s *Store) RequestCancel(ctx context.Context, id string, now time.Time, a *
 			stands = rec.Execution
 			return nil
 		case !rec.Leased() && rec.Status != job.Running:
-			if err := w.end(rec, rec.CancelledUnstarted(now)); err != nil {
+			to := rec.CancelledUnstarted(c.Now)
+			if c.Reason != "" {
+				to.Reason = c.Reason
+			}
+			if err := w.end(rec, to); err != nil {
 				return err
 			}
 		default:
-			if _, err := w.exec(`UPDATE executions SET cancel = 1 WHERE seq = ?`, args{p.seq}); err != nil {
+			if _, err := w.exec(`UPDATE executions SET cancel = ? WHERE seq = ?`, args{c.Reason, p.seq}); err != nil {
 				return err
 			}
 		}
-		if err := w.audit(a); err != nil {
+		if err := w.audit(c.Audit); err != nil {
 			return err
 		}
 		rec, err = w.execution(p.seq)

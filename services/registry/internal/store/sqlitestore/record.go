@@ -266,7 +266,7 @@ func (d *data) scan(r row) (record, error) {
 		},
 		Execution: &job.Execution{
 			JobID: id, JobVersion: int(r.int(4)), TriggeredByUser: r.text(7),
-			ScheduledFor: r.time(2), CreatedAt: r.time(8), CancelRequested: r.bool(9), WakeAt: r.time(22), Exclusive: r.bool(23),
+			ScheduledFor: r.time(2), CreatedAt: r.time(8), CancelRequested: !r.null(9), CancelReason: r.text(9), WakeAt: r.time(22), Exclusive: r.bool(23),
 		},
 	}
 	e := rec.Execution

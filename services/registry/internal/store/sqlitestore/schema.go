@@ -58,6 +58,8 @@ CREATE INDEX job_state_due ON job_state (next_run_at) WHERE next_run_at IS NOT N
 -- queue says who looks at the record: a template's type while it waits for a
 -- lease, 0 while it is leased or running, 1 when it ended but owes something,
 -- NULL when it is settled.
+-- cancel is the reason that was given with a cancellation, maybe empty; NULL
+-- when none was requested.
 -- own_attempt says that the last attempt ended as the record itself did, and is
 -- not written a second time.
 CREATE TABLE executions (
@@ -85,7 +87,7 @@ CREATE TABLE executions (
 	queue,
 	wake_at      INTEGER,
 	exclusive    INTEGER,
-	cancel       INTEGER
+	cancel       TEXT
 );
 CREATE UNIQUE INDEX executions_history ON executions (job, at, cause);
 CREATE UNIQUE INDEX executions_cause ON executions (job, cause) WHERE cause <> '';

@@ -125,8 +125,8 @@ func (f *flaky) RunNow(ctx context.Context, r store.RunNow) (*job.Execution, boo
 	return stored, replayed, nil
 }
 
-func (f *flaky) RequestCancel(ctx context.Context, id string, now time.Time, a *store.Audit) (*job.Execution, error) {
-	return writeOne(f, func() (*job.Execution, error) { return f.Store.RequestCancel(ctx, id, now, a) })
+func (f *flaky) RequestCancel(ctx context.Context, c store.Cancel) (*job.Execution, error) {
+	return writeOne(f, func() (*job.Execution, error) { return f.Store.RequestCancel(ctx, c) })
 }
 
 func (f *flaky) OpenSession(ctx context.Context, s store.Session, now time.Time) error {

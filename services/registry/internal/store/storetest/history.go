@@ -64,7 +64,7 @@ var historyTests = map[string]func(*suite){
 		e, _, err := s.RunNow(s.Context(), store.RunNow{Execution: manual(j, "k", at(0)), Now: at(0)})
 		s.ok(err)
 		s.same(s.lost(fire(j, leased(j, 1))).SlotBy, e.ID)
-		_, err = s.RequestCancel(s.Context(), e.ID, at(0), nil)
+		_, err = s.RequestCancel(s.Context(), store.Cancel{ID: e.ID, Now: at(0)})
 		s.ok(err)
 		s.done(fire(j, leased(j, 1)))
 	},
@@ -108,28 +108,30 @@ var historyTests = map[string]func(*suite){
 		j := s.create()
 		e, _, err := s.RunNow(ctx, store.RunNow{Execution: manual(j, "k", at(0)), Now: at(0)})
 		s.ok(err)
-		got, err := s.RequestCancel(ctx, e.ID, at(1), audit(e.ID, "execution.cancel", at(1)))
+		got, err := s.RequestCancel(ctx, store.Cancel{ID: e.ID, Reason: "no need", Now: at(1), Audit: audit(e.ID, "execution.cancel", at(1))})
 		s.ok(err)
-		s.same(got, e.CancelledUnstarted(at(1)))
+		over := e.CancelledUnstarted(at(1))
+		over.Reason = "no need"
+		s.same(got, over)
 		s.stands(got)
 		s.same(s.total(j.ID, job.Cancelled), 1)
-		_, err = s.RequestCancel(ctx, e.ID, at(1), audit(e.ID, "execution.cancel", at(1)))
+		_, err = s.RequestCancel(ctx, store.Cancel{ID: e.ID, Now: at(1), Audit: audit(e.ID, "execution.cancel", at(1))})
 		s.fails(err, job.ErrEnded)
 		s.same(len(s.audits(e.ID)), 1)
 		// Waiting for a retry.
 		_, held := s.fired()
 		retry := held.End(job.Outcome{Status: job.Failed, Retryable: true, StartedAt: at(1), CompletedAt: at(1)}, at(1))
 		s.done(change(held, retry))
-		got, err = s.RequestCancel(ctx, retry.ID, at(2), nil)
+		got, err = s.RequestCancel(ctx, store.Cancel{ID: retry.ID, Now: at(2)})
 		s.ok(err)
 		s.same(got, retry.CancelledUnstarted(at(2)))
 		s.stands(got)
 		// Leased, then running: marked, and again.
 		_, held = s.fired()
 		marked := *held
-		marked.CancelRequested = true
+		marked.CancelRequested, marked.CancelReason = true, "it's 5"
 		for range 2 {
-			got, err = s.RequestCancel(ctx, held.ID, at(1), audit(held.ID, "execution.cancel", at(1)))
+			got, err = s.RequestCancel(ctx, store.Cancel{ID: held.ID, Reason: "it's 5", Now: at(1), Audit: audit(held.ID, "execution.cancel", at(1))})
 			s.ok(err)
 			s.same(got, &marked)
 		}
@@ -140,15 +142,15 @@ var historyTests = map[string]func(*suite){
 		end := ended(run, job.Cancelled, at(2))
 		s.done(change(run, end))
 		s.stands(end)
-		_, err = s.RequestCancel(ctx, held.ID, at(3), nil)
+		_, err = s.RequestCancel(ctx, store.Cancel{ID: held.ID, Now: at(3)})
 		s.fails(err, job.ErrEnded)
 		// Unknown counts as over.
 		_, held = s.fired()
 		s.done(change(held, ended(held, job.Unknown, at(1))))
-		_, err = s.RequestCancel(ctx, held.ID, at(3), nil)
+		_, err = s.RequestCancel(ctx, store.Cancel{ID: held.ID, Now: at(3)})
 		s.fails(err, job.ErrEnded)
 		for _, id := range []string{"exec_nobody_m_k", "nonsense", "exec_test0001_s_nonsense", "exec_test0001_s_20260399T000000Z"} {
-			_, err = s.RequestCancel(ctx, id, at(0), nil)
+			_, err = s.RequestCancel(ctx, store.Cancel{ID: id, Now: at(0)})
 			s.fails(err, job.ErrNotFound)
 			_, err = s.Execution(ctx, id)
 			s.fails(err, job.ErrNotFound)

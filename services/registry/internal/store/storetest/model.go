@@ -603,7 +603,7 @@ func (w *walk) cancelOne() {
 	want := w.m.cancel(e.ID, w.now)
 	var stands *job.Execution
 	retried, err := w.until(func() (err error) {
-		stands, err = w.RequestCancel(w.Context(), e.ID, w.now, nil)
+		stands, err = w.RequestCancel(w.Context(), store.Cancel{ID: e.ID, Now: w.now})
 		return err
 	})
 	if retried && want == nil && errors.Is(err, job.ErrEnded) {

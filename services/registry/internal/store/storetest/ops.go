@@ -312,7 +312,7 @@ var changeTests = map[string]func(*suite){
 	},
 	"leaves identity, what is frozen and a cancellation": func(s *suite) {
 		_, e := s.fired()
-		_, err := s.RequestCancel(s.Context(), e.ID, at(1), nil)
+		_, err := s.RequestCancel(s.Context(), store.Cancel{ID: e.ID, Now: at(1)})
 		s.ok(err)
 		to := *ended(e, job.Cancelled, at(1))
 		want := to
@@ -326,7 +326,7 @@ var changeTests = map[string]func(*suite){
 		_, e := s.fired()
 		back := change(e, e.Requeue(at(1)))
 		back.Uncancelled = true
-		_, err := s.RequestCancel(s.Context(), e.ID, at(1), nil)
+		_, err := s.RequestCancel(s.Context(), store.Cancel{ID: e.ID, Now: at(1)})
 		s.ok(err)
 		want := *e
 		want.CancelRequested = true

@@ -341,7 +341,7 @@ var lifeTests = map[string]func(*suite){
 		s.fails(a[0].Err, context.Canceled)
 		_, err := s.Job(ctx, j.ID)
 		s.fails(err, job.ErrUnavailable)
-		_, err = s.RequestCancel(ctx, pending(j).ID, at(0), nil)
+		_, err = s.RequestCancel(ctx, store.Cancel{ID: pending(j).ID, Now: at(0)})
 		s.fails(err, job.ErrUnavailable)
 		s.ok(s.Ready(s.Context()))
 		s.do(fire(j, leased(j, 1)))
