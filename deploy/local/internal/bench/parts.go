@@ -53,7 +53,7 @@ func (b *bench) backlogRun(ctx context.Context, runs int) error {
 		// The last ones first: while something is missing little is asked, for
 		// asking slows down what is measured.
 		for i := runs - 1; i >= max(0, runs-sample); i-- {
-			if err := b.awaitEnd(ctx, ids[i]); err != nil {
+			if _, err := b.awaitEnd(ctx, ids[i]); err != nil {
 				return err
 			}
 		}
@@ -84,19 +84,20 @@ func (b *bench) createManual(ctx context.Context, jobs int) ([]string, error) {
 	})
 }
 
-// awaitEnd waits until the execution is over.
-func (b *bench) awaitEnd(ctx context.Context, id string) error {
-	return until(ctx, collectWithin, func(ctx context.Context) error {
+// awaitEnd waits until the execution is over, and returns it.
+func (b *bench) awaitEnd(ctx context.Context, id string) (ended *almanacv1.Execution, err error) {
+	err = until(ctx, collectWithin, func(ctx context.Context) error {
 		answer, err := b.executions.GetExecution(ctx, &almanacv1.GetExecutionRequest{ExecutionId: id})
 		if err != nil {
 			return err
 		}
-		ended, err := over(answer.GetExecution())
+		ended, err = over(answer.GetExecution())
 		if err == nil && ended == nil {
 			err = fmt.Errorf("execution %s is not over", id)
 		}
 		return err
 	})
+	return ended, err
 }
 
 // ended returns all executions of a job, and fails unless there are exactly so
@@ -175,17 +176,9 @@ func (b *bench) steady(ctx context.Context, rate int) error {
 		took := time.Since(begin)
 		found := make([]*almanacv1.Execution, len(ids))
 		if err := each(ctx, len(ids), func(ctx context.Context, i int) error {
-			return until(ctx, collectWithin, func(ctx context.Context) error {
-				answer, err := b.executions.GetExecution(ctx, &almanacv1.GetExecutionRequest{ExecutionId: ids[i]})
-				if err != nil {
-					return err
-				}
-				found[i], err = over(answer.GetExecution())
-				if err == nil && found[i] == nil {
-					err = fmt.Errorf("execution %s is not over", ids[i])
-				}
-				return err
-			})
+			var err error
+			found[i], err = b.awaitEnd(ctx, ids[i])
+			return err
 		}); err != nil {
 			return err
 		}

@@ -50,11 +50,8 @@ const (
 const (
 	CodeTimeout      = "timeout"
 	CodeCancelled    = "cancelled"
-	CodeValidation   = "validation"
 	CodeExecutorLost = "executor_lost"
 	CodeCrashed      = "child_crashed"
-	CodeUnknownEnd   = "unknown_end"
-	CodeDrained      = "drained"
 
 	ReasonMissed      = "missed"
 	ReasonOverlap     = "overlap"
