@@ -37,8 +37,9 @@ type LeaseRequest struct {
 	HandedBack []*Lease `protobuf:"bytes,6,rep,name=handed_back,json=handedBack,proto3" json:"handed_back,omitempty"`
 	// Present in about one frame a second.
 	Heartbeat *Heartbeat `protobuf:"bytes,7,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
-	// Free slots gained since the last frame (the first one counts from 0). A
-	// slot is granted again once its result was acknowledged or its assignment
+	// Free slots gained, or lost when negative, since the last frame (the first
+	// one counts from 0; an assignment uses one up). An executor offers its free
+	// slots on all its streams, so an assignment may meet none any more: it is
 	// handed back.
 	Credits int32 `protobuf:"varint,8,opt,name=credits,proto3" json:"credits,omitempty"`
 	// The executor takes no more work: its credits are withdrawn.
@@ -198,18 +199,19 @@ type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Random, one per executor process.
 	Session string `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
-	// Random, one per stream.
+	// Ordinal of this stream within the session, from 1, in decimal.
 	Stream string `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
-	// Streams of this session that are closed: nothing that still arrives from
-	// them is acted on.
-	ClosedStreams []string `protobuf:"bytes,3,rep,name=closed_streams,json=closedStreams,proto3" json:"closed_streams,omitempty"`
 	// Name for people, usually the host's.
 	Host      string                  `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
 	Version   string                  `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
 	Templates []*TemplateAnnouncement `protobuf:"bytes,6,rep,name=templates,proto3" json:"templates,omitempty"`
-	// Everything held: waiting, running, or ended with an unacknowledged result.
-	Held          []*Lease          `protobuf:"bytes,7,rep,name=held,proto3" json:"held,omitempty"`
-	Labels        map[string]string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What is held and belongs to this stream: waiting, running, or ended with an
+	// unacknowledged result.
+	Held     []*Lease          `protobuf:"bytes,7,rep,name=held,proto3" json:"held,omitempty"`
+	Labels   map[string]string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Holdings *Holdings         `protobuf:"bytes,9,opt,name=holdings,proto3" json:"holdings,omitempty"`
+	// Runs at once.
+	Slots         int32 `protobuf:"varint,10,opt,name=slots,proto3" json:"slots,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -258,13 +260,6 @@ func (x *Hello) GetStream() string {
 	return ""
 }
 
-func (x *Hello) GetClosedStreams() []string {
-	if x != nil {
-		return x.ClosedStreams
-	}
-	return nil
-}
-
 func (x *Hello) GetHost() string {
 	if x != nil {
 		return x.Host
@@ -300,19 +295,109 @@ func (x *Hello) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *Hello) GetHoldings() *Holdings {
+	if x != nil {
+		return x.Holdings
+	}
+	return nil
+}
+
+func (x *Hello) GetSlots() int32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+// Holdings is what an executor says of all its streams, so that each registry
+// can tell what was sent and will never be held.
+type Holdings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The streams that are open, the saying one included. One with an ordinal up to
+	// last_stream that is not named is closed: nothing that still arrives from it is
+	// acted on.
+	OpenStreams []string `protobuf:"bytes,1,rep,name=open_streams,json=openStreams,proto3" json:"open_streams,omitempty"`
+	// Ordinal of the latest stream.
+	LastStream int64 `protobuf:"varint,2,opt,name=last_stream,json=lastStream,proto3" json:"last_stream,omitempty"`
+	// What is held and belongs to other streams, or to none.
+	Elsewhere     []*Lease `protobuf:"bytes,3,rep,name=elsewhere,proto3" json:"elsewhere,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Holdings) Reset() {
+	*x = Holdings{}
+	mi := &file_almanac_v1_lease_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Holdings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Holdings) ProtoMessage() {}
+
+func (x *Holdings) ProtoReflect() protoreflect.Message {
+	mi := &file_almanac_v1_lease_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Holdings.ProtoReflect.Descriptor instead.
+func (*Holdings) Descriptor() ([]byte, []int) {
+	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Holdings) GetOpenStreams() []string {
+	if x != nil {
+		return x.OpenStreams
+	}
+	return nil
+}
+
+func (x *Holdings) GetLastStream() int64 {
+	if x != nil {
+		return x.LastStream
+	}
+	return 0
+}
+
+func (x *Holdings) GetElsewhere() []*Lease {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return nil
+}
+
 // Heartbeat says that the session lives and what it holds.
 type Heartbeat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Highest assignment number received on this stream.
-	LastNumber    int64    `protobuf:"varint,1,opt,name=last_number,json=lastNumber,proto3" json:"last_number,omitempty"`
-	Held          []*Lease `protobuf:"bytes,2,rep,name=held,proto3" json:"held,omitempty"`
+	LastNumber int64 `protobuf:"varint,1,opt,name=last_number,json=lastNumber,proto3" json:"last_number,omitempty"`
+	// What is held and belongs to this stream.
+	Held     []*Lease  `protobuf:"bytes,2,rep,name=held,proto3" json:"held,omitempty"`
+	Holdings *Holdings `protobuf:"bytes,3,opt,name=holdings,proto3" json:"holdings,omitempty"`
+	// Slots in use.
+	Running int32 `protobuf:"varint,4,opt,name=running,proto3" json:"running,omitempty"`
+	// The process is about to end.
+	Stopping bool `protobuf:"varint,5,opt,name=stopping,proto3" json:"stopping,omitempty"`
+	// Another registry is asked to write the beat of the session: this heartbeat
+	// only says what is held, and is not answered.
+	ReportOnly    bool `protobuf:"varint,6,opt,name=report_only,json=reportOnly,proto3" json:"report_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_almanac_v1_lease_proto_msgTypes[3]
+	mi := &file_almanac_v1_lease_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -324,7 +409,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_lease_proto_msgTypes[3]
+	mi := &file_almanac_v1_lease_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -337,7 +422,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{3}
+	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Heartbeat) GetLastNumber() int64 {
@@ -352,6 +437,34 @@ func (x *Heartbeat) GetHeld() []*Lease {
 		return x.Held
 	}
 	return nil
+}
+
+func (x *Heartbeat) GetHoldings() *Holdings {
+	if x != nil {
+		return x.Holdings
+	}
+	return nil
+}
+
+func (x *Heartbeat) GetRunning() int32 {
+	if x != nil {
+		return x.Running
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetStopping() bool {
+	if x != nil {
+		return x.Stopping
+	}
+	return false
+}
+
+func (x *Heartbeat) GetReportOnly() bool {
+	if x != nil {
+		return x.ReportOnly
+	}
+	return false
 }
 
 // TemplateAnnouncement is what an executor says of a template it carries.
@@ -371,14 +484,16 @@ type TemplateAnnouncement struct {
 	Idempotent        bool   `protobuf:"varint,11,opt,name=idempotent,proto3" json:"idempotent,omitempty"`
 	Destructive       bool   `protobuf:"varint,12,opt,name=destructive,proto3" json:"destructive,omitempty"`
 	// Parameters whose values this executor restricts.
-	Restrictions  []*Restriction `protobuf:"bytes,13,rep,name=restrictions,proto3" json:"restrictions,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Restrictions []*Restriction `protobuf:"bytes,13,rep,name=restrictions,proto3" json:"restrictions,omitempty"`
+	// Runs at once in the whole fleet; 0 for no limit.
+	MaxConcurrency int32 `protobuf:"varint,14,opt,name=max_concurrency,json=maxConcurrency,proto3" json:"max_concurrency,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *TemplateAnnouncement) Reset() {
 	*x = TemplateAnnouncement{}
-	mi := &file_almanac_v1_lease_proto_msgTypes[4]
+	mi := &file_almanac_v1_lease_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +505,7 @@ func (x *TemplateAnnouncement) String() string {
 func (*TemplateAnnouncement) ProtoMessage() {}
 
 func (x *TemplateAnnouncement) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_lease_proto_msgTypes[4]
+	mi := &file_almanac_v1_lease_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +518,7 @@ func (x *TemplateAnnouncement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemplateAnnouncement.ProtoReflect.Descriptor instead.
 func (*TemplateAnnouncement) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{4}
+	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TemplateAnnouncement) GetType() string {
@@ -497,6 +612,13 @@ func (x *TemplateAnnouncement) GetRestrictions() []*Restriction {
 	return nil
 }
 
+func (x *TemplateAnnouncement) GetMaxConcurrency() int32 {
+	if x != nil {
+		return x.MaxConcurrency
+	}
+	return 0
+}
+
 // Restriction lists the values that an executor allows for one parameter.
 type Restriction struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -508,7 +630,7 @@ type Restriction struct {
 
 func (x *Restriction) Reset() {
 	*x = Restriction{}
-	mi := &file_almanac_v1_lease_proto_msgTypes[5]
+	mi := &file_almanac_v1_lease_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -520,7 +642,7 @@ func (x *Restriction) String() string {
 func (*Restriction) ProtoMessage() {}
 
 func (x *Restriction) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_lease_proto_msgTypes[5]
+	mi := &file_almanac_v1_lease_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -533,7 +655,7 @@ func (x *Restriction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restriction.ProtoReflect.Descriptor instead.
 func (*Restriction) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{5}
+	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Restriction) GetParameter() string {
@@ -564,7 +686,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_almanac_v1_lease_proto_msgTypes[6]
+	mi := &file_almanac_v1_lease_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +698,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_lease_proto_msgTypes[6]
+	mi := &file_almanac_v1_lease_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +711,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{6}
+	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Started) GetExecutionId() string {
@@ -635,7 +757,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_almanac_v1_lease_proto_msgTypes[7]
+	mi := &file_almanac_v1_lease_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -647,7 +769,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_lease_proto_msgTypes[7]
+	mi := &file_almanac_v1_lease_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -660,7 +782,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{7}
+	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LogChunk) GetExecutionId() string {
@@ -703,7 +825,7 @@ type LogEntry struct {
 
 func (x *LogEntry) Reset() {
 	*x = LogEntry{}
-	mi := &file_almanac_v1_lease_proto_msgTypes[8]
+	mi := &file_almanac_v1_lease_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +837,7 @@ func (x *LogEntry) String() string {
 func (*LogEntry) ProtoMessage() {}
 
 func (x *LogEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_lease_proto_msgTypes[8]
+	mi := &file_almanac_v1_lease_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +850,7 @@ func (x *LogEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEntry.ProtoReflect.Descriptor instead.
 func (*LogEntry) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{8}
+	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LogEntry) GetAt() *timestamppb.Timestamp {
@@ -766,7 +888,7 @@ type RunProgress struct {
 
 func (x *RunProgress) Reset() {
 	*x = RunProgress{}
-	mi := &file_almanac_v1_lease_proto_msgTypes[9]
+	mi := &file_almanac_v1_lease_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +900,7 @@ func (x *RunProgress) String() string {
 func (*RunProgress) ProtoMessage() {}
 
 func (x *RunProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_lease_proto_msgTypes[9]
+	mi := &file_almanac_v1_lease_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +913,7 @@ func (x *RunProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunProgress.ProtoReflect.Descriptor instead.
 func (*RunProgress) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{9}
+	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RunProgress) GetExecutionId() string {
@@ -851,7 +973,7 @@ type RunResult struct {
 
 func (x *RunResult) Reset() {
 	*x = RunResult{}
-	mi := &file_almanac_v1_lease_proto_msgTypes[10]
+	mi := &file_almanac_v1_lease_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +985,7 @@ func (x *RunResult) String() string {
 func (*RunResult) ProtoMessage() {}
 
 func (x *RunResult) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_lease_proto_msgTypes[10]
+	mi := &file_almanac_v1_lease_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +998,7 @@ func (x *RunResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunResult.ProtoReflect.Descriptor instead.
 func (*RunResult) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{10}
+	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RunResult) GetExecutionId() string {
@@ -971,7 +1093,7 @@ type LeaseResponse struct {
 
 func (x *LeaseResponse) Reset() {
 	*x = LeaseResponse{}
-	mi := &file_almanac_v1_lease_proto_msgTypes[11]
+	mi := &file_almanac_v1_lease_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1105,7 @@ func (x *LeaseResponse) String() string {
 func (*LeaseResponse) ProtoMessage() {}
 
 func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_lease_proto_msgTypes[11]
+	mi := &file_almanac_v1_lease_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1118,7 @@ func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseResponse.ProtoReflect.Descriptor instead.
 func (*LeaseResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{11}
+	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LeaseResponse) GetWelcome() *Welcome {
@@ -1070,7 +1192,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_almanac_v1_lease_proto_msgTypes[12]
+	mi := &file_almanac_v1_lease_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1204,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_lease_proto_msgTypes[12]
+	mi := &file_almanac_v1_lease_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1217,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{12}
+	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Welcome) GetRegistry() string {
@@ -1130,7 +1252,7 @@ type RefusedTemplate struct {
 
 func (x *RefusedTemplate) Reset() {
 	*x = RefusedTemplate{}
-	mi := &file_almanac_v1_lease_proto_msgTypes[13]
+	mi := &file_almanac_v1_lease_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +1264,7 @@ func (x *RefusedTemplate) String() string {
 func (*RefusedTemplate) ProtoMessage() {}
 
 func (x *RefusedTemplate) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_lease_proto_msgTypes[13]
+	mi := &file_almanac_v1_lease_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,7 +1277,7 @@ func (x *RefusedTemplate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedTemplate.ProtoReflect.Descriptor instead.
 func (*RefusedTemplate) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{13}
+	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RefusedTemplate) GetType() string {
@@ -1199,7 +1321,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_almanac_v1_lease_proto_msgTypes[14]
+	mi := &file_almanac_v1_lease_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1333,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_lease_proto_msgTypes[14]
+	mi := &file_almanac_v1_lease_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1346,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{14}
+	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Assignment) GetNumber() int64 {
@@ -1338,7 +1460,7 @@ type Go struct {
 
 func (x *Go) Reset() {
 	*x = Go{}
-	mi := &file_almanac_v1_lease_proto_msgTypes[15]
+	mi := &file_almanac_v1_lease_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1472,7 @@ func (x *Go) String() string {
 func (*Go) ProtoMessage() {}
 
 func (x *Go) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_lease_proto_msgTypes[15]
+	mi := &file_almanac_v1_lease_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1485,7 @@ func (x *Go) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Go.ProtoReflect.Descriptor instead.
 func (*Go) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{15}
+	return file_almanac_v1_lease_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Go) GetExecutionId() string {
@@ -1399,23 +1521,35 @@ const file_almanac_v1_lease_proto_rawDesc = "" +
 	"\bdraining\x18\t \x01(\bR\bdraining\"@\n" +
 	"\x05Lease\x12!\n" +
 	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x14\n" +
-	"\x05token\x18\x02 \x01(\x03R\x05token\"\xe7\x02\n" +
+	"\x05token\x18\x02 \x01(\x03R\x05token\"\x8e\x03\n" +
 	"\x05Hello\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x16\n" +
-	"\x06stream\x18\x02 \x01(\tR\x06stream\x12%\n" +
-	"\x0eclosed_streams\x18\x03 \x03(\tR\rclosedStreams\x12\x12\n" +
+	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04host\x18\x04 \x01(\tR\x04host\x12\x18\n" +
 	"\aversion\x18\x05 \x01(\tR\aversion\x12>\n" +
 	"\ttemplates\x18\x06 \x03(\v2 .almanac.v1.TemplateAnnouncementR\ttemplates\x12%\n" +
 	"\x04held\x18\a \x03(\v2\x11.almanac.v1.LeaseR\x04held\x125\n" +
-	"\x06labels\x18\b \x03(\v2\x1d.almanac.v1.Hello.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\b \x03(\v2\x1d.almanac.v1.Hello.LabelsEntryR\x06labels\x120\n" +
+	"\bholdings\x18\t \x01(\v2\x14.almanac.v1.HoldingsR\bholdings\x12\x14\n" +
+	"\x05slots\x18\n" +
+	" \x01(\x05R\x05slots\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"S\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x03\x10\x04\"\x7f\n" +
+	"\bHoldings\x12!\n" +
+	"\fopen_streams\x18\x01 \x03(\tR\vopenStreams\x12\x1f\n" +
+	"\vlast_stream\x18\x02 \x01(\x03R\n" +
+	"lastStream\x12/\n" +
+	"\telsewhere\x18\x03 \x03(\v2\x11.almanac.v1.LeaseR\telsewhere\"\xdc\x01\n" +
 	"\tHeartbeat\x12\x1f\n" +
 	"\vlast_number\x18\x01 \x01(\x03R\n" +
 	"lastNumber\x12%\n" +
-	"\x04held\x18\x02 \x03(\v2\x11.almanac.v1.LeaseR\x04held\"\xbf\x03\n" +
+	"\x04held\x18\x02 \x03(\v2\x11.almanac.v1.LeaseR\x04held\x120\n" +
+	"\bholdings\x18\x03 \x01(\v2\x14.almanac.v1.HoldingsR\bholdings\x12\x18\n" +
+	"\arunning\x18\x04 \x01(\x05R\arunning\x12\x1a\n" +
+	"\bstopping\x18\x05 \x01(\bR\bstopping\x12\x1f\n" +
+	"\vreport_only\x18\x06 \x01(\bR\n" +
+	"reportOnly\"\xe8\x03\n" +
 	"\x14TemplateAnnouncement\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x05R\aversion\x12\x12\n" +
@@ -1434,7 +1568,8 @@ const file_almanac_v1_lease_proto_rawDesc = "" +
 	"idempotent\x18\v \x01(\bR\n" +
 	"idempotent\x12 \n" +
 	"\vdestructive\x18\f \x01(\bR\vdestructive\x12;\n" +
-	"\frestrictions\x18\r \x03(\v2\x17.almanac.v1.RestrictionR\frestrictions\"C\n" +
+	"\frestrictions\x18\r \x03(\v2\x17.almanac.v1.RestrictionR\frestrictions\x12'\n" +
+	"\x0fmax_concurrency\x18\x0e \x01(\x05R\x0emaxConcurrency\"C\n" +
 	"\vRestriction\x12\x1c\n" +
 	"\tparameter\x18\x01 \x01(\tR\tparameter\x12\x16\n" +
 	"\x06values\x18\x02 \x03(\tR\x06values\"\x8c\x01\n" +
@@ -1524,60 +1659,64 @@ func file_almanac_v1_lease_proto_rawDescGZIP() []byte {
 	return file_almanac_v1_lease_proto_rawDescData
 }
 
-var file_almanac_v1_lease_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_almanac_v1_lease_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_almanac_v1_lease_proto_goTypes = []any{
 	(*LeaseRequest)(nil),          // 0: almanac.v1.LeaseRequest
 	(*Lease)(nil),                 // 1: almanac.v1.Lease
 	(*Hello)(nil),                 // 2: almanac.v1.Hello
-	(*Heartbeat)(nil),             // 3: almanac.v1.Heartbeat
-	(*TemplateAnnouncement)(nil),  // 4: almanac.v1.TemplateAnnouncement
-	(*Restriction)(nil),           // 5: almanac.v1.Restriction
-	(*Started)(nil),               // 6: almanac.v1.Started
-	(*LogChunk)(nil),              // 7: almanac.v1.LogChunk
-	(*LogEntry)(nil),              // 8: almanac.v1.LogEntry
-	(*RunProgress)(nil),           // 9: almanac.v1.RunProgress
-	(*RunResult)(nil),             // 10: almanac.v1.RunResult
-	(*LeaseResponse)(nil),         // 11: almanac.v1.LeaseResponse
-	(*Welcome)(nil),               // 12: almanac.v1.Welcome
-	(*RefusedTemplate)(nil),       // 13: almanac.v1.RefusedTemplate
-	(*Assignment)(nil),            // 14: almanac.v1.Assignment
-	(*Go)(nil),                    // 15: almanac.v1.Go
-	nil,                           // 16: almanac.v1.Hello.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*Holdings)(nil),              // 3: almanac.v1.Holdings
+	(*Heartbeat)(nil),             // 4: almanac.v1.Heartbeat
+	(*TemplateAnnouncement)(nil),  // 5: almanac.v1.TemplateAnnouncement
+	(*Restriction)(nil),           // 6: almanac.v1.Restriction
+	(*Started)(nil),               // 7: almanac.v1.Started
+	(*LogChunk)(nil),              // 8: almanac.v1.LogChunk
+	(*LogEntry)(nil),              // 9: almanac.v1.LogEntry
+	(*RunProgress)(nil),           // 10: almanac.v1.RunProgress
+	(*RunResult)(nil),             // 11: almanac.v1.RunResult
+	(*LeaseResponse)(nil),         // 12: almanac.v1.LeaseResponse
+	(*Welcome)(nil),               // 13: almanac.v1.Welcome
+	(*RefusedTemplate)(nil),       // 14: almanac.v1.RefusedTemplate
+	(*Assignment)(nil),            // 15: almanac.v1.Assignment
+	(*Go)(nil),                    // 16: almanac.v1.Go
+	nil,                           // 17: almanac.v1.Hello.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
 }
 var file_almanac_v1_lease_proto_depIdxs = []int32{
 	2,  // 0: almanac.v1.LeaseRequest.hello:type_name -> almanac.v1.Hello
-	7,  // 1: almanac.v1.LeaseRequest.logs:type_name -> almanac.v1.LogChunk
-	9,  // 2: almanac.v1.LeaseRequest.progress:type_name -> almanac.v1.RunProgress
-	6,  // 3: almanac.v1.LeaseRequest.started:type_name -> almanac.v1.Started
-	10, // 4: almanac.v1.LeaseRequest.results:type_name -> almanac.v1.RunResult
+	8,  // 1: almanac.v1.LeaseRequest.logs:type_name -> almanac.v1.LogChunk
+	10, // 2: almanac.v1.LeaseRequest.progress:type_name -> almanac.v1.RunProgress
+	7,  // 3: almanac.v1.LeaseRequest.started:type_name -> almanac.v1.Started
+	11, // 4: almanac.v1.LeaseRequest.results:type_name -> almanac.v1.RunResult
 	1,  // 5: almanac.v1.LeaseRequest.handed_back:type_name -> almanac.v1.Lease
-	3,  // 6: almanac.v1.LeaseRequest.heartbeat:type_name -> almanac.v1.Heartbeat
-	4,  // 7: almanac.v1.Hello.templates:type_name -> almanac.v1.TemplateAnnouncement
+	4,  // 6: almanac.v1.LeaseRequest.heartbeat:type_name -> almanac.v1.Heartbeat
+	5,  // 7: almanac.v1.Hello.templates:type_name -> almanac.v1.TemplateAnnouncement
 	1,  // 8: almanac.v1.Hello.held:type_name -> almanac.v1.Lease
-	16, // 9: almanac.v1.Hello.labels:type_name -> almanac.v1.Hello.LabelsEntry
-	1,  // 10: almanac.v1.Heartbeat.held:type_name -> almanac.v1.Lease
-	5,  // 11: almanac.v1.TemplateAnnouncement.restrictions:type_name -> almanac.v1.Restriction
-	17, // 12: almanac.v1.Started.at:type_name -> google.protobuf.Timestamp
-	8,  // 13: almanac.v1.LogChunk.lines:type_name -> almanac.v1.LogEntry
-	17, // 14: almanac.v1.LogEntry.at:type_name -> google.protobuf.Timestamp
-	17, // 15: almanac.v1.RunResult.started_at:type_name -> google.protobuf.Timestamp
-	17, // 16: almanac.v1.RunResult.completed_at:type_name -> google.protobuf.Timestamp
-	12, // 17: almanac.v1.LeaseResponse.welcome:type_name -> almanac.v1.Welcome
-	14, // 18: almanac.v1.LeaseResponse.assignments:type_name -> almanac.v1.Assignment
-	15, // 19: almanac.v1.LeaseResponse.go:type_name -> almanac.v1.Go
-	1,  // 20: almanac.v1.LeaseResponse.acknowledged:type_name -> almanac.v1.Lease
-	1,  // 21: almanac.v1.LeaseResponse.cancel:type_name -> almanac.v1.Lease
-	1,  // 22: almanac.v1.LeaseResponse.stale:type_name -> almanac.v1.Lease
-	13, // 23: almanac.v1.Welcome.refused:type_name -> almanac.v1.RefusedTemplate
-	17, // 24: almanac.v1.Assignment.scheduled_for:type_name -> google.protobuf.Timestamp
-	0,  // 25: almanac.v1.LeaseService.Lease:input_type -> almanac.v1.LeaseRequest
-	11, // 26: almanac.v1.LeaseService.Lease:output_type -> almanac.v1.LeaseResponse
-	26, // [26:27] is the sub-list for method output_type
-	25, // [25:26] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	17, // 9: almanac.v1.Hello.labels:type_name -> almanac.v1.Hello.LabelsEntry
+	3,  // 10: almanac.v1.Hello.holdings:type_name -> almanac.v1.Holdings
+	1,  // 11: almanac.v1.Holdings.elsewhere:type_name -> almanac.v1.Lease
+	1,  // 12: almanac.v1.Heartbeat.held:type_name -> almanac.v1.Lease
+	3,  // 13: almanac.v1.Heartbeat.holdings:type_name -> almanac.v1.Holdings
+	6,  // 14: almanac.v1.TemplateAnnouncement.restrictions:type_name -> almanac.v1.Restriction
+	18, // 15: almanac.v1.Started.at:type_name -> google.protobuf.Timestamp
+	9,  // 16: almanac.v1.LogChunk.lines:type_name -> almanac.v1.LogEntry
+	18, // 17: almanac.v1.LogEntry.at:type_name -> google.protobuf.Timestamp
+	18, // 18: almanac.v1.RunResult.started_at:type_name -> google.protobuf.Timestamp
+	18, // 19: almanac.v1.RunResult.completed_at:type_name -> google.protobuf.Timestamp
+	13, // 20: almanac.v1.LeaseResponse.welcome:type_name -> almanac.v1.Welcome
+	15, // 21: almanac.v1.LeaseResponse.assignments:type_name -> almanac.v1.Assignment
+	16, // 22: almanac.v1.LeaseResponse.go:type_name -> almanac.v1.Go
+	1,  // 23: almanac.v1.LeaseResponse.acknowledged:type_name -> almanac.v1.Lease
+	1,  // 24: almanac.v1.LeaseResponse.cancel:type_name -> almanac.v1.Lease
+	1,  // 25: almanac.v1.LeaseResponse.stale:type_name -> almanac.v1.Lease
+	14, // 26: almanac.v1.Welcome.refused:type_name -> almanac.v1.RefusedTemplate
+	18, // 27: almanac.v1.Assignment.scheduled_for:type_name -> google.protobuf.Timestamp
+	0,  // 28: almanac.v1.LeaseService.Lease:input_type -> almanac.v1.LeaseRequest
+	12, // 29: almanac.v1.LeaseService.Lease:output_type -> almanac.v1.LeaseResponse
+	29, // [29:30] is the sub-list for method output_type
+	28, // [28:29] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_almanac_v1_lease_proto_init() }
@@ -1591,7 +1730,7 @@ func file_almanac_v1_lease_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_almanac_v1_lease_proto_rawDesc), len(file_almanac_v1_lease_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

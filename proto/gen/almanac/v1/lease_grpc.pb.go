@@ -29,7 +29,9 @@ const (
 // LeaseService is how executors get work and report it. It has a credential of
 // its own and no REST route.
 //
-// An executor process is one session, with one stream to each registry. On a
+// An executor process is one session, with one stream to each registry. What it
+// holds belongs to one of its open streams: to the one that it was assigned over
+// or, once that is closed, to another. Over that stream it reports it. On a
 // stream it says hello first, then grants credits; the registry sends numbered
 // assignments, never more than were granted. Each side sends what has gathered
 // as one frame. A result is kept, and sent again after a reconnect, until it is
@@ -72,7 +74,9 @@ type LeaseService_LeaseClient = grpc.BidiStreamingClient[LeaseRequest, LeaseResp
 // LeaseService is how executors get work and report it. It has a credential of
 // its own and no REST route.
 //
-// An executor process is one session, with one stream to each registry. On a
+// An executor process is one session, with one stream to each registry. What it
+// holds belongs to one of its open streams: to the one that it was assigned over
+// or, once that is closed, to another. Over that stream it reports it. On a
 // stream it says hello first, then grants credits; the registry sends numbered
 // assignments, never more than were granted. Each side sends what has gathered
 // as one frame. A result is kept, and sent again after a reconnect, until it is

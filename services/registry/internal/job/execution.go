@@ -100,6 +100,10 @@ type Execution struct {
 	WakeAt time.Time
 	// Exclusive says that the record holds its job's only slot.
 	Exclusive bool
+	// Seat, from 1, is which of its template's MaxConcurrency seats the record
+	// takes, from its lease until its process is known to be gone; 0 for none.
+	// No two records of a template have the same one.
+	Seat int
 
 	MissedFrom  time.Time // first and last fire time that a skip covers
 	MissedUntil time.Time

@@ -26,8 +26,10 @@ type Job struct {
 	Notifications Notifications
 	Labels        map[string]string
 	Organisation  string
-	Missed        string // MissedRunOnce or MissedSkip
-	Overlap       string // OverlapForbid or OverlapAllow
+	Priority      int               // MinPriority..MaxPriority; the higher goes first within an organisation
+	Selector      map[string]string // labels that an executor must have; empty for any
+	Missed        string            // MissedRunOnce or MissedSkip
+	Overlap       string            // OverlapForbid or OverlapAllow
 	CreatedBy     string
 	CreatedAt     time.Time // also the anchor of an interval
 	UpdatedAt     time.Time // last edit
@@ -57,13 +59,19 @@ const (
 	OverlapAllow  = "allow"
 )
 
-// DefaultOrganisation is the only organisation for now.
+// Bounds of a priority. It is part of what names a queue, so there are few.
+const (
+	MinPriority = -10
+	MaxPriority = 10
+)
+
+// DefaultOrganisation is the organisation of jobs that name none.
 const DefaultOrganisation = "default"
 
 // Clone returns a copy that shares nothing that is ever written to.
 func (j *Job) Clone() *Job {
 	c := *j
-	c.Labels = maps.Clone(j.Labels)
+	c.Labels, c.Selector = maps.Clone(j.Labels), maps.Clone(j.Selector)
 	return &c
 }
 
@@ -79,6 +87,8 @@ type Frozen struct {
 	JobName       string
 	TemplateType  string
 	Organisation  string
+	Priority      int
+	Selector      string          // canonical, see Selector
 	Parameters    json.RawMessage // effective: overrides applied
 	Timeout       time.Duration
 	Retry         RetryPolicy
@@ -94,7 +104,7 @@ func (j *Job) Freeze(idempotent bool) Frozen {
 		zone = "UTC"
 	}
 	return Frozen{
-		JobName: j.Name, TemplateType: j.TemplateType, Organisation: j.Organisation, Parameters: j.Parameters,
+		JobName: j.Name, TemplateType: j.TemplateType, Organisation: j.Organisation, Priority: j.Priority, Selector: Selector(j.Selector), Parameters: j.Parameters,
 		Timeout: j.Timeout, Retry: j.Retry, Notifications: j.Notifications, Zone: zone, Idempotent: idempotent,
 	}
 }
@@ -113,4 +123,5 @@ type Template struct {
 	RiskLevel         string
 	Idempotent        bool
 	Destructive       bool
+	MaxConcurrency    int // runs at once in the whole fleet; 0 for no limit
 }

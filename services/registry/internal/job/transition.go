@@ -25,9 +25,11 @@ type Holder struct {
 	Host    string
 }
 
-// Lease hands a waiting record to a holder, under a new token.
-func (e *Execution) Lease(h Holder, now time.Time) *Execution {
+// Lease hands a waiting record to a holder, under a new token, and gives it the
+// seat, 0 where its template needs none.
+func (e *Execution) Lease(h Holder, seat int, now time.Time) *Execution {
 	c := *e
+	c.Seat = seat
 	c.Token++
 	c.Session, c.Stream, c.Number, c.Host = h.Session, h.Stream, h.Number, h.Host
 	c.Reason = ""
@@ -53,7 +55,7 @@ func (e *Execution) Requeue(now time.Time) *Execution {
 	c.Token++
 	c.Session, c.Stream, c.Number, c.Host = "", "", 0, ""
 	c.StartedAt, c.Isolation = time.Time{}, nil
-	c.WakeAt = now
+	c.WakeAt, c.Seat = now, 0
 	return &c
 }
 
@@ -136,23 +138,30 @@ func (e *Execution) retry(o Outcome, status Status, now time.Time) *Execution {
 	c.Status, c.CompletedAt = Retrying, time.Time{}
 	c.Token++
 	c.Session, c.Stream, c.Number = "", "", 0
-	c.WakeAt = now.Add(e.Frozen.Retry.Delay)
+	c.WakeAt, c.Seat = now.Add(e.Frozen.Retry.Delay), 0
 	return &c
 }
 
-// settle ends the record. The slot of an unknown one stays taken until its
-// process is gone for certain.
+// settle ends the record. The slot and the seat of an unknown one stay taken
+// until its process is gone for certain.
 func (e *Execution) settle(status Status, completed time.Time) *Execution {
 	c := *e
 	c.Attempts = c.withAttempt(status, completed)
 	c.Status, c.CompletedAt = status, completed
 	c.Session, c.Stream, c.Number = "", "", 0
-	c.WakeAt, c.Exclusive = time.Time{}, false
-	if status == Unknown && e.Exclusive {
-		c.Exclusive = true
-		c.WakeAt = e.goneBy(completed)
+	c.WakeAt, c.Exclusive, c.Seat = time.Time{}, false, 0
+	if status == Unknown {
+		c.keepUntilGone(e, completed)
 	}
 	return &c
+}
+
+// keepUntilGone lets an ended record keep what e held for as long as a process
+// of it may be left.
+func (c *Execution) keepUntilGone(e *Execution, now time.Time) {
+	if e.Exclusive || e.Seat != 0 {
+		c.Exclusive, c.Seat, c.WakeAt = e.Exclusive, e.Seat, e.goneBy(now)
+	}
 }
 
 func (e *Execution) goneBy(now time.Time) time.Time {
@@ -179,8 +188,8 @@ func (e *Execution) Lost(now time.Time, gone bool) *Execution {
 	case e.CancelRequested:
 		s := c.settle(Cancelled, now)
 		s.ErrorCode = CodeCancelled
-		if e.Exclusive && !gone {
-			s.Exclusive, s.WakeAt = true, e.goneBy(now)
+		if !gone {
+			s.keepUntilGone(e, now)
 		}
 		return s
 	case !e.Frozen.Idempotent:
@@ -219,14 +228,14 @@ func (e *Execution) CancelledUnstarted(now time.Time) *Execution {
 	}
 	c.Token++
 	c.Session, c.Stream, c.Number = "", "", 0
-	c.WakeAt, c.Exclusive = time.Time{}, false
+	c.WakeAt, c.Exclusive, c.Seat = time.Time{}, false, 0
 	return &c
 }
 
-// Released gives up the slot of an ended record whose process is gone.
+// Released gives up the slot and the seat of an ended record whose process is gone.
 func (e *Execution) Released() *Execution {
 	c := *e
-	c.WakeAt, c.Exclusive = time.Time{}, false
+	c.WakeAt, c.Exclusive, c.Seat = time.Time{}, false, 0
 	return &c
 }
 
@@ -234,7 +243,7 @@ func (e *Execution) Released() *Execution {
 func (e *Execution) Resolved(status Status, reason string) *Execution {
 	c := *e
 	c.Status, c.Reason = status, "resolved: "+reason
-	c.WakeAt, c.Exclusive = time.Time{}, false
+	c.WakeAt, c.Exclusive, c.Seat = time.Time{}, false, 0
 	if status == Success {
 		c.Error, c.ErrorCode = "", ""
 	}

@@ -20,7 +20,7 @@ func waiting(idempotent bool, retries int) *Execution {
 }
 
 func leased(idempotent bool, retries int) *Execution {
-	return waiting(idempotent, retries).Lease(holder, now)
+	return waiting(idempotent, retries).Lease(holder, 0, now)
 }
 
 func running(idempotent bool, retries int) *Execution {
@@ -108,16 +108,16 @@ func TestTransitions(t *testing.T) {
 func TestLostExecutorsCostNoRetryButNotForever(t *testing.T) {
 	e := waiting(true, 1)
 	for i := range MaxLostSessions - 1 {
-		e = e.Lease(holder, now).Start(now, now, nil).Lost(now, false)
+		e = e.Lease(holder, 0, now).Start(now, now, nil).Lost(now, false)
 		if e.Status != Pending || !e.WakeAt.Equal(now) {
 			t.Fatalf("after loss %d: %s, wake %v", i+1, e.Status, e.WakeAt)
 		}
 	}
-	retried := e.Lease(holder, now).Start(now, now, nil).End(Outcome{Status: Failed, Retryable: true, CompletedAt: now}, now)
+	retried := e.Lease(holder, now).Start(now, now, nil).End(Outcome{Status: Failed, Retryable: true, CompletedAt: now}, 0, now)
 	if retried.Status != Retrying {
 		t.Fatalf("a failure after losses is %s", retried.Status)
 	}
-	e = retried.Lease(holder, now).Start(now, now, nil).Lost(now, false)
+	e = retried.Lease(holder, 0, now).Start(now, now, nil).Lost(now, false)
 	if e.Status != Failed || e.ErrorCode != CodeExecutorLost {
 		t.Fatalf("the third loss ends as %s %s", e.Status, e.ErrorCode)
 	}
@@ -191,7 +191,7 @@ func step(rng *rand.Rand, e *Execution) *Execution {
 		if rng.IntN(8) == 0 {
 			return e.CancelledUnstarted(now)
 		}
-		return e.Lease(holder, now)
+		return e.Lease(holder, 0, now)
 	case e.Status != Running && rng.IntN(2) == 0:
 		return e.Start(now, now, nil)
 	}

@@ -45,6 +45,7 @@ type Store interface {
 	Definitions
 	History
 	Work
+	Fleet
 	Access
 
 	// Ready returns nil when the store takes writes, else an error that wraps
@@ -86,11 +87,14 @@ type Change struct {
 	Audit       *Audit // kept with the change when a person made it
 }
 
-// Beat proves that a session lives: its counter becomes Count if it is lower.
-// Lost: the session ended or never was.
+// Beat proves that a session lives: its counter becomes Count if it is lower, and
+// what it says of itself is kept with the time of the call. Lost: the session
+// ended or never was.
 type Beat struct {
-	Session string
-	Count   int64
+	Session  string
+	Count    int64
+	Running  int  // slots in use
+	Stopping bool // the process is about to end and takes no more work
 }
 
 // EndSession declares a session dead while its counter is exactly Count. Done
@@ -131,6 +135,7 @@ type Answer struct {
 	Execution *job.Execution // Lost: what stands
 	Job       *job.Job       // Lost Fire: the job as it stands
 	SlotBy    string         // Lost Fire: who holds the slot
+	SeatTaken bool           // Lost Change: the seat it wanted is not free
 	Err       error          // Unknown: why
 }
 
@@ -208,8 +213,8 @@ type JobFilter struct {
 
 // History is what is read about executions, and what people do to them.
 type History interface {
-	// RunNow inserts a pending manual execution and counts it against the
-	// user's quota, once per execution id. replayed: it stood already and is
+	// RunNow inserts a pending manual execution, leased or not, and counts it
+	// against the user's quota, once per execution id. replayed: it stood already and is
 	// returned. Errors: job.ErrNotFound (no live job), *job.SlotHeldError,
 	// *job.LimitError; they leave nothing behind.
 	RunNow(ctx context.Context, r RunNow) (stored *job.Execution, replayed bool, err error)
@@ -232,7 +237,7 @@ type History interface {
 
 // RunNow is a manual run to insert.
 type RunNow struct {
-	Execution *job.Execution // trigger manual, pending, due now
+	Execution *job.Execution // trigger manual, pending, due now, perhaps leased
 	PerHour   int            // the user's quota in any 60 minutes; 0 for none
 	Now       time.Time
 	Audit     *Audit
@@ -254,35 +259,88 @@ type ExecutionFilter struct {
 	Offset, Limit int
 }
 
-// Work is what dispatch reads. Each method returns records in the order given
-// and at most limit of them, strictly after the cursor; pass the last one
-// returned to go on, nil to begin.
+// Work is what dispatch reads. Where a method takes a cursor it returns records
+// in the order given and at most limit of them, strictly after the cursor; pass
+// the last one returned to go on, nil to begin. A share selects the records of its
+// jobs; nil selects all.
 type Work interface {
 	// DueJobs returns live jobs with NextRunAt <= until, by (NextRunAt, ID or an
 	// equally stable order). They share memory: Clone one before writing to it.
-	DueJobs(ctx context.Context, until time.Time, after *job.Job, limit int) ([]*job.Job, error)
-	// Waiting returns unleased pending and retrying records of the template
-	// with WakeAt <= until, by (WakeAt, id or an equally stable order).
-	Waiting(ctx context.Context, templateType string, until time.Time, after *job.Execution, limit int) ([]*job.Execution, error)
+	DueJobs(ctx context.Context, share *job.Share, until time.Time, after *job.Job, limit int) ([]*job.Job, error)
+	// Queues returns the queues that have a waiting record, due or not, in any
+	// share; in no particular order.
+	Queues(ctx context.Context) ([]job.Queue, error)
+	// Waiting returns unleased pending and retrying records of the queue with
+	// WakeAt <= until, by (WakeAt, id or an equally stable order).
+	Waiting(ctx context.Context, q job.Queue, share *job.Share, until time.Time, after *job.Execution, limit int) ([]*job.Execution, error)
 	// Held returns all records that somebody has leased, by an order that does not
 	// depend on what changes.
-	Held(ctx context.Context, after *job.Execution, limit int) ([]*job.Execution, error)
+	Held(ctx context.Context, share *job.Share, after *job.Execution, limit int) ([]*job.Execution, error)
 	// Overdue returns leased, running and ended records with WakeAt <= now (no
 	// waiting ones), by (WakeAt, stable order).
-	Overdue(ctx context.Context, now time.Time, limit int) ([]*job.Execution, error)
+	Overdue(ctx context.Context, share *job.Share, now time.Time, limit int) ([]*job.Execution, error)
+	// Find returns those of the executions that there are, in any order. At most
+	// MaxFind ids.
+	Find(ctx context.Context, ids []string) ([]*job.Execution, error)
+	// Mend finishes what a process that died left half done in a store without
+	// transactions: fires that were recorded but did not advance their job,
+	// waiting records of deleted jobs, audit entries that were not copied out.
+	// Whatever it does happens at most once, whoever else does it too.
+	Mend(ctx context.Context, now time.Time) error
+}
+
+// MaxFind is how many ids Find takes.
+const MaxFind = 1000
+
+// Fleet is what is known of the processes that share the store.
+type Fleet interface {
 	// OpenSession inserts a live session, or does nothing if it lives already.
 	// Errors: job.ErrConflict when it was declared dead.
 	OpenSession(ctx context.Context, s Session, now time.Time) error
 	// Sessions returns the live sessions with their beat counters, by id. Ended
 	// ones are forgotten after a day.
 	Sessions(ctx context.Context) ([]Session, error)
+	// DrainSession sets whether the session gets any more work, and returns it as
+	// it stands then. Repeating it is no error. Errors: job.ErrNotFound (no live
+	// session).
+	DrainSession(ctx context.Context, id string, drain bool, a *Audit) (Session, error)
+
+	// BeatReplica inserts the replica, or raises its beat counter to Count if it
+	// is lower, keeping the time of the call.
+	BeatReplica(ctx context.Context, r Replica, now time.Time) error
+	// Replicas returns the replicas that there are, by id.
+	Replicas(ctx context.Context) ([]Replica, error)
+	// DropReplica forgets a replica that ended, or that has been silent for long.
+	// One that is gone already is no error.
+	DropReplica(ctx context.Context, id string) error
 }
 
-// Session is an executor process.
+// Session is an executor process. All but Count, Running, Stopping, LastBeatAt and
+// Draining stay as the session was opened.
 type Session struct {
-	ID    string
-	Host  string
-	Count int64 // beat counter
+	ID        string
+	Host      string // name for people
+	Version   string
+	Labels    map[string]string
+	Templates []string // types, sorted
+	Slots     int      // runs at once
+	OpenedAt  time.Time
+
+	Count      int64 // beat counter
+	Running    int   // slots in use, as said with the last beat
+	Stopping   bool  // as said with the last beat
+	LastBeatAt time.Time
+	Draining   bool // an administrator's wish: it gets no more work
+}
+
+// Replica is a registry process.
+type Replica struct {
+	ID         string
+	Name       string // for people
+	Version    string
+	OpenedAt   time.Time
+	Count      int64 // beat counter
+	LastBeatAt time.Time
 }
 
 // Access is what identities need.
