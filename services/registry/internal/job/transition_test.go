@@ -113,7 +113,7 @@ func TestLostExecutorsCostNoRetryButNotForever(t *testing.T) {
 			t.Fatalf("after loss %d: %s, wake %v", i+1, e.Status, e.WakeAt)
 		}
 	}
-	retried := e.Lease(holder, now).Start(now, now, nil).End(Outcome{Status: Failed, Retryable: true, CompletedAt: now}, 0, now)
+	retried := e.Lease(holder, 0, now).Start(now, now, nil).End(Outcome{Status: Failed, Retryable: true, CompletedAt: now}, now)
 	if retried.Status != Retrying {
 		t.Fatalf("a failure after losses is %s", retried.Status)
 	}
