@@ -149,7 +149,7 @@ func (x *LogInResponse) GetRole() string {
 
 type ListAuditRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only this object's entries: a job's or an execution's id.
+	// Only this object's entries: the id of a job, an execution or a worker.
 	Object string `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
 	// From 1.
 	Page *int32 `protobuf:"varint,2,opt,name=page,proto3,oneof" json:"page,omitempty"`
@@ -272,7 +272,7 @@ type AuditEntry struct {
 	// Where the request came from.
 	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
 	// job.create, job.update, job.delete, job.run, execution.cancel,
-	// execution.resolve, user.add, ...
+	// execution.resolve, worker.drain, worker.resume, user.add, ...
 	Action string `protobuf:"bytes,5,opt,name=action,proto3" json:"action,omitempty"`
 	Object string `protobuf:"bytes,6,opt,name=object,proto3" json:"object,omitempty"`
 	// The object before and after; null where there was or is none.

@@ -66,9 +66,14 @@ type Execution struct {
 	// When the next attempt is due, while it waits.
 	NextAttemptAt *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=next_attempt_at,json=nextAttemptAt,proto3" json:"next_attempt_at,omitempty"`
 	// How far a running attempt is, while it runs.
-	Progress      *Progress `protobuf:"bytes,26,opt,name=progress,proto3" json:"progress,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Progress *Progress `protobuf:"bytes,26,opt,name=progress,proto3" json:"progress,omitempty"`
+	// As frozen when the execution was recorded, like the next two.
+	Organisation string `protobuf:"bytes,27,opt,name=organisation,proto3" json:"organisation,omitempty"`
+	Priority     int32  `protobuf:"varint,28,opt,name=priority,proto3" json:"priority,omitempty"`
+	// Labels that an executor must have to get it.
+	ExecutorSelector map[string]string `protobuf:"bytes,29,rep,name=executor_selector,json=executorSelector,proto3" json:"executor_selector,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Execution) Reset() {
@@ -279,6 +284,27 @@ func (x *Execution) GetNextAttemptAt() *timestamppb.Timestamp {
 func (x *Execution) GetProgress() *Progress {
 	if x != nil {
 		return x.Progress
+	}
+	return nil
+}
+
+func (x *Execution) GetOrganisation() string {
+	if x != nil {
+		return x.Organisation
+	}
+	return ""
+}
+
+func (x *Execution) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *Execution) GetExecutorSelector() map[string]string {
+	if x != nil {
+		return x.ExecutorSelector
 	}
 	return nil
 }
@@ -1066,8 +1092,7 @@ var File_almanac_v1_execution_proto protoreflect.FileDescriptor
 const file_almanac_v1_execution_proto_rawDesc = "" +
 	"\n" +
 	"\x1aalmanac/v1/execution.proto\x12\n" +
-	"almanac.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x9e\n" +
-	"\n" +
+	"almanac.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xfd\v\n" +
 	"\tExecution\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\tR\x05jobId\x12\x19\n" +
@@ -1101,7 +1126,13 @@ const file_almanac_v1_execution_proto_rawDesc = "" +
 	"\fmissed_until\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\vmissedUntil\x12>\n" +
 	"\fmissed_count\x18\x18 \x01(\v2\x1b.google.protobuf.Int32ValueR\vmissedCount\x12B\n" +
 	"\x0fnext_attempt_at\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\rnextAttemptAt\x120\n" +
-	"\bprogress\x18\x1a \x01(\v2\x14.almanac.v1.ProgressR\bprogress\"\xb2\x03\n" +
+	"\bprogress\x18\x1a \x01(\v2\x14.almanac.v1.ProgressR\bprogress\x12\"\n" +
+	"\forganisation\x18\x1b \x01(\tR\forganisation\x12\x1a\n" +
+	"\bpriority\x18\x1c \x01(\x05R\bpriority\x12X\n" +
+	"\x11executor_selector\x18\x1d \x03(\v2+.almanac.v1.Execution.ExecutorSelectorEntryR\x10executorSelector\x1aC\n" +
+	"\x15ExecutorSelectorEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb2\x03\n" +
 	"\aAttempt\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x129\n" +
@@ -1186,7 +1217,7 @@ func file_almanac_v1_execution_proto_rawDescGZIP() []byte {
 	return file_almanac_v1_execution_proto_rawDescData
 }
 
-var file_almanac_v1_execution_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_almanac_v1_execution_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_almanac_v1_execution_proto_goTypes = []any{
 	(*Execution)(nil),                // 0: almanac.v1.Execution
 	(*Attempt)(nil),                  // 1: almanac.v1.Attempt
@@ -1202,58 +1233,60 @@ var file_almanac_v1_execution_proto_goTypes = []any{
 	(*CancelExecutionResponse)(nil),  // 11: almanac.v1.CancelExecutionResponse
 	(*ResolveExecutionRequest)(nil),  // 12: almanac.v1.ResolveExecutionRequest
 	(*ResolveExecutionResponse)(nil), // 13: almanac.v1.ResolveExecutionResponse
-	(*timestamppb.Timestamp)(nil),    // 14: google.protobuf.Timestamp
-	(*wrapperspb.DoubleValue)(nil),   // 15: google.protobuf.DoubleValue
-	(*structpb.Struct)(nil),          // 16: google.protobuf.Struct
-	(*wrapperspb.StringValue)(nil),   // 17: google.protobuf.StringValue
-	(*wrapperspb.Int32Value)(nil),    // 18: google.protobuf.Int32Value
+	nil,                              // 14: almanac.v1.Execution.ExecutorSelectorEntry
+	(*timestamppb.Timestamp)(nil),    // 15: google.protobuf.Timestamp
+	(*wrapperspb.DoubleValue)(nil),   // 16: google.protobuf.DoubleValue
+	(*structpb.Struct)(nil),          // 17: google.protobuf.Struct
+	(*wrapperspb.StringValue)(nil),   // 18: google.protobuf.StringValue
+	(*wrapperspb.Int32Value)(nil),    // 19: google.protobuf.Int32Value
 }
 var file_almanac_v1_execution_proto_depIdxs = []int32{
-	14, // 0: almanac.v1.Execution.scheduled_for:type_name -> google.protobuf.Timestamp
-	14, // 1: almanac.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	14, // 2: almanac.v1.Execution.completed_at:type_name -> google.protobuf.Timestamp
-	15, // 3: almanac.v1.Execution.duration_seconds:type_name -> google.protobuf.DoubleValue
-	16, // 4: almanac.v1.Execution.result:type_name -> google.protobuf.Struct
-	17, // 5: almanac.v1.Execution.error:type_name -> google.protobuf.StringValue
-	17, // 6: almanac.v1.Execution.error_code:type_name -> google.protobuf.StringValue
+	15, // 0: almanac.v1.Execution.scheduled_for:type_name -> google.protobuf.Timestamp
+	15, // 1: almanac.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	15, // 2: almanac.v1.Execution.completed_at:type_name -> google.protobuf.Timestamp
+	16, // 3: almanac.v1.Execution.duration_seconds:type_name -> google.protobuf.DoubleValue
+	17, // 4: almanac.v1.Execution.result:type_name -> google.protobuf.Struct
+	18, // 5: almanac.v1.Execution.error:type_name -> google.protobuf.StringValue
+	18, // 6: almanac.v1.Execution.error_code:type_name -> google.protobuf.StringValue
 	1,  // 7: almanac.v1.Execution.attempts:type_name -> almanac.v1.Attempt
-	17, // 8: almanac.v1.Execution.triggered_by_user:type_name -> google.protobuf.StringValue
-	17, // 9: almanac.v1.Execution.execution_host:type_name -> google.protobuf.StringValue
-	16, // 10: almanac.v1.Execution.parameters:type_name -> google.protobuf.Struct
-	17, // 11: almanac.v1.Execution.reason:type_name -> google.protobuf.StringValue
-	14, // 12: almanac.v1.Execution.missed_from:type_name -> google.protobuf.Timestamp
-	14, // 13: almanac.v1.Execution.missed_until:type_name -> google.protobuf.Timestamp
-	18, // 14: almanac.v1.Execution.missed_count:type_name -> google.protobuf.Int32Value
-	14, // 15: almanac.v1.Execution.next_attempt_at:type_name -> google.protobuf.Timestamp
+	18, // 8: almanac.v1.Execution.triggered_by_user:type_name -> google.protobuf.StringValue
+	18, // 9: almanac.v1.Execution.execution_host:type_name -> google.protobuf.StringValue
+	17, // 10: almanac.v1.Execution.parameters:type_name -> google.protobuf.Struct
+	18, // 11: almanac.v1.Execution.reason:type_name -> google.protobuf.StringValue
+	15, // 12: almanac.v1.Execution.missed_from:type_name -> google.protobuf.Timestamp
+	15, // 13: almanac.v1.Execution.missed_until:type_name -> google.protobuf.Timestamp
+	19, // 14: almanac.v1.Execution.missed_count:type_name -> google.protobuf.Int32Value
+	15, // 15: almanac.v1.Execution.next_attempt_at:type_name -> google.protobuf.Timestamp
 	2,  // 16: almanac.v1.Execution.progress:type_name -> almanac.v1.Progress
-	14, // 17: almanac.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
-	14, // 18: almanac.v1.Attempt.completed_at:type_name -> google.protobuf.Timestamp
-	15, // 19: almanac.v1.Attempt.duration_seconds:type_name -> google.protobuf.DoubleValue
-	17, // 20: almanac.v1.Attempt.error:type_name -> google.protobuf.StringValue
-	17, // 21: almanac.v1.Attempt.error_code:type_name -> google.protobuf.StringValue
-	17, // 22: almanac.v1.Attempt.execution_host:type_name -> google.protobuf.StringValue
-	14, // 23: almanac.v1.LogLine.timestamp:type_name -> google.protobuf.Timestamp
-	0,  // 24: almanac.v1.ListExecutionsResponse.executions:type_name -> almanac.v1.Execution
-	0,  // 25: almanac.v1.GetExecutionResponse.execution:type_name -> almanac.v1.Execution
-	3,  // 26: almanac.v1.GetExecutionResponse.logs:type_name -> almanac.v1.LogLine
-	3,  // 27: almanac.v1.ListLogsResponse.logs:type_name -> almanac.v1.LogLine
-	0,  // 28: almanac.v1.CancelExecutionResponse.execution:type_name -> almanac.v1.Execution
-	0,  // 29: almanac.v1.ResolveExecutionResponse.execution:type_name -> almanac.v1.Execution
-	4,  // 30: almanac.v1.ExecutionService.ListExecutions:input_type -> almanac.v1.ListExecutionsRequest
-	6,  // 31: almanac.v1.ExecutionService.GetExecution:input_type -> almanac.v1.GetExecutionRequest
-	8,  // 32: almanac.v1.ExecutionService.ListLogs:input_type -> almanac.v1.ListLogsRequest
-	10, // 33: almanac.v1.ExecutionService.CancelExecution:input_type -> almanac.v1.CancelExecutionRequest
-	12, // 34: almanac.v1.ExecutionService.ResolveExecution:input_type -> almanac.v1.ResolveExecutionRequest
-	5,  // 35: almanac.v1.ExecutionService.ListExecutions:output_type -> almanac.v1.ListExecutionsResponse
-	7,  // 36: almanac.v1.ExecutionService.GetExecution:output_type -> almanac.v1.GetExecutionResponse
-	9,  // 37: almanac.v1.ExecutionService.ListLogs:output_type -> almanac.v1.ListLogsResponse
-	11, // 38: almanac.v1.ExecutionService.CancelExecution:output_type -> almanac.v1.CancelExecutionResponse
-	13, // 39: almanac.v1.ExecutionService.ResolveExecution:output_type -> almanac.v1.ResolveExecutionResponse
-	35, // [35:40] is the sub-list for method output_type
-	30, // [30:35] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	14, // 17: almanac.v1.Execution.executor_selector:type_name -> almanac.v1.Execution.ExecutorSelectorEntry
+	15, // 18: almanac.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
+	15, // 19: almanac.v1.Attempt.completed_at:type_name -> google.protobuf.Timestamp
+	16, // 20: almanac.v1.Attempt.duration_seconds:type_name -> google.protobuf.DoubleValue
+	18, // 21: almanac.v1.Attempt.error:type_name -> google.protobuf.StringValue
+	18, // 22: almanac.v1.Attempt.error_code:type_name -> google.protobuf.StringValue
+	18, // 23: almanac.v1.Attempt.execution_host:type_name -> google.protobuf.StringValue
+	15, // 24: almanac.v1.LogLine.timestamp:type_name -> google.protobuf.Timestamp
+	0,  // 25: almanac.v1.ListExecutionsResponse.executions:type_name -> almanac.v1.Execution
+	0,  // 26: almanac.v1.GetExecutionResponse.execution:type_name -> almanac.v1.Execution
+	3,  // 27: almanac.v1.GetExecutionResponse.logs:type_name -> almanac.v1.LogLine
+	3,  // 28: almanac.v1.ListLogsResponse.logs:type_name -> almanac.v1.LogLine
+	0,  // 29: almanac.v1.CancelExecutionResponse.execution:type_name -> almanac.v1.Execution
+	0,  // 30: almanac.v1.ResolveExecutionResponse.execution:type_name -> almanac.v1.Execution
+	4,  // 31: almanac.v1.ExecutionService.ListExecutions:input_type -> almanac.v1.ListExecutionsRequest
+	6,  // 32: almanac.v1.ExecutionService.GetExecution:input_type -> almanac.v1.GetExecutionRequest
+	8,  // 33: almanac.v1.ExecutionService.ListLogs:input_type -> almanac.v1.ListLogsRequest
+	10, // 34: almanac.v1.ExecutionService.CancelExecution:input_type -> almanac.v1.CancelExecutionRequest
+	12, // 35: almanac.v1.ExecutionService.ResolveExecution:input_type -> almanac.v1.ResolveExecutionRequest
+	5,  // 36: almanac.v1.ExecutionService.ListExecutions:output_type -> almanac.v1.ListExecutionsResponse
+	7,  // 37: almanac.v1.ExecutionService.GetExecution:output_type -> almanac.v1.GetExecutionResponse
+	9,  // 38: almanac.v1.ExecutionService.ListLogs:output_type -> almanac.v1.ListLogsResponse
+	11, // 39: almanac.v1.ExecutionService.CancelExecution:output_type -> almanac.v1.CancelExecutionResponse
+	13, // 40: almanac.v1.ExecutionService.ResolveExecution:output_type -> almanac.v1.ResolveExecutionResponse
+	36, // [36:41] is the sub-list for method output_type
+	31, // [31:36] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_almanac_v1_execution_proto_init() }
@@ -1269,7 +1302,7 @@ func file_almanac_v1_execution_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_almanac_v1_execution_proto_rawDesc), len(file_almanac_v1_execution_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

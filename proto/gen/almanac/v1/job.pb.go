@@ -332,14 +332,21 @@ type Job struct {
 	// Grows with each edit. In an update it must equal the stored one.
 	Version int32             `protobuf:"varint,16,opt,name=version,proto3" json:"version,omitempty"`
 	Labels  map[string]string `protobuf:"bytes,17,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Read-only for now: "default".
+	// Whose job it is: organisations get fair shares of the executors. Lower-case
+	// letters, digits and "-", at most 63, the first not "-"; "default" when absent.
 	Organisation string `protobuf:"bytes,18,opt,name=organisation,proto3" json:"organisation,omitempty"`
 	// What becomes of runs more than a minute late: run_once (default) or skip.
 	MissedPolicy string `protobuf:"bytes,19,opt,name=missed_policy,json=missedPolicy,proto3" json:"missed_policy,omitempty"`
 	// What becomes of a run while the last one is not over: forbid (default) or allow.
 	OverlapPolicy string `protobuf:"bytes,20,opt,name=overlap_policy,json=overlapPolicy,proto3" json:"overlap_policy,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Of two runs that wait in one organisation, the one with the higher priority
+	// starts first; 0 when absent.
+	Priority *int32 `protobuf:"varint,21,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
+	// Labels that an executor must have to get the job's runs; any executor when
+	// empty. Keys and values are of letters, digits and . _ / -, at most 63.
+	ExecutorSelector map[string]string `protobuf:"bytes,22,rep,name=executor_selector,json=executorSelector,proto3" json:"executor_selector,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Job) Reset() {
@@ -510,6 +517,20 @@ func (x *Job) GetOverlapPolicy() string {
 		return x.OverlapPolicy
 	}
 	return ""
+}
+
+func (x *Job) GetPriority() int32 {
+	if x != nil && x.Priority != nil {
+		return *x.Priority
+	}
+	return 0
+}
+
+func (x *Job) GetExecutorSelector() map[string]string {
+	if x != nil {
+		return x.ExecutorSelector
+	}
+	return nil
 }
 
 type ListJobsRequest struct {
@@ -1381,7 +1402,8 @@ const file_almanac_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"on_success\x18\x01 \x03(\tB\x0e\xbaH\v\x92\x01\b\x10d\"\x04r\x02`\x01R\tonSuccess\x12-\n" +
 	"\n" +
-	"on_failure\x18\x02 \x03(\tB\x0e\xbaH\v\x92\x01\b\x10d\"\x04r\x02`\x01R\tonFailure\"\xc0\b\n" +
+	"on_failure\x18\x02 \x03(\tB\x0e\xbaH\v\x92\x01\b\x10d\"\x04r\x02`\x01R\tonFailure\"\xa5\n" +
+	"\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\x04name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x04name\x12*\n" +
@@ -1408,13 +1430,20 @@ const file_almanac_v1_job_proto_rawDesc = "" +
 	"\x06labels\x18\x11 \x03(\v2\x1b.almanac.v1.Job.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\xff\x01R\x06labels\x12\"\n" +
 	"\forganisation\x18\x12 \x01(\tR\forganisation\x12<\n" +
 	"\rmissed_policy\x18\x13 \x01(\tB\x17\xbaH\x14r\x12R\x00R\brun_onceR\x04skipR\fmissedPolicy\x12=\n" +
-	"\x0eoverlap_policy\x18\x14 \x01(\tB\x16\xbaH\x13r\x11R\x00R\x06forbidR\x05allowR\roverlapPolicy\x1a9\n" +
+	"\x0eoverlap_policy\x18\x14 \x01(\tB\x16\xbaH\x13r\x11R\x00R\x06forbidR\x05allowR\roverlapPolicy\x123\n" +
+	"\bpriority\x18\x15 \x01(\x05B\x12\xbaH\x0f\x1a\r\x18\n" +
+	"(\xf6\xff\xff\xff\xff\xff\xff\xff\xff\x01H\x02R\bpriority\x88\x01\x01\x12\\\n" +
+	"\x11executor_selector\x18\x16 \x03(\v2%.almanac.v1.Job.ExecutorSelectorEntryB\b\xbaH\x05\x9a\x01\x02\x10\x10R\x10executorSelector\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aC\n" +
+	"\x15ExecutorSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\n" +
 	"\n" +
 	"\b_enabledB\x12\n" +
-	"\x10_timeout_seconds\"\xc6\x01\n" +
+	"\x10_timeout_secondsB\v\n" +
+	"\t_priority\"\xc6\x01\n" +
 	"\x0fListJobsRequest\x12-\n" +
 	"\rtemplate_type\x18\x01 \x03(\tB\b\xbaH\x05\x92\x01\x02\x102R\ftemplateType\x12\x1d\n" +
 	"\aenabled\x18\x02 \x01(\bH\x00R\aenabled\x88\x01\x01\x12 \n" +
@@ -1495,7 +1524,7 @@ func file_almanac_v1_job_proto_rawDescGZIP() []byte {
 	return file_almanac_v1_job_proto_rawDescData
 }
 
-var file_almanac_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_almanac_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_almanac_v1_job_proto_goTypes = []any{
 	(*Schedule)(nil),                // 0: almanac.v1.Schedule
 	(*DST)(nil),                     // 1: almanac.v1.DST
@@ -1518,55 +1547,57 @@ var file_almanac_v1_job_proto_goTypes = []any{
 	(*PreviewScheduleResponse)(nil), // 18: almanac.v1.PreviewScheduleResponse
 	(*Occurrence)(nil),              // 19: almanac.v1.Occurrence
 	nil,                             // 20: almanac.v1.Job.LabelsEntry
-	(*timestamppb.Timestamp)(nil),   // 21: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),         // 22: google.protobuf.Struct
-	(*fieldmaskpb.FieldMask)(nil),   // 23: google.protobuf.FieldMask
+	nil,                             // 21: almanac.v1.Job.ExecutorSelectorEntry
+	(*timestamppb.Timestamp)(nil),   // 22: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),         // 23: google.protobuf.Struct
+	(*fieldmaskpb.FieldMask)(nil),   // 24: google.protobuf.FieldMask
 }
 var file_almanac_v1_job_proto_depIdxs = []int32{
-	21, // 0: almanac.v1.Schedule.start:type_name -> google.protobuf.Timestamp
-	21, // 1: almanac.v1.Schedule.run_at:type_name -> google.protobuf.Timestamp
+	22, // 0: almanac.v1.Schedule.start:type_name -> google.protobuf.Timestamp
+	22, // 1: almanac.v1.Schedule.run_at:type_name -> google.protobuf.Timestamp
 	1,  // 2: almanac.v1.Schedule.dst:type_name -> almanac.v1.DST
-	22, // 3: almanac.v1.Job.parameters:type_name -> google.protobuf.Struct
+	23, // 3: almanac.v1.Job.parameters:type_name -> google.protobuf.Struct
 	0,  // 4: almanac.v1.Job.schedule:type_name -> almanac.v1.Schedule
 	2,  // 5: almanac.v1.Job.retry_policy:type_name -> almanac.v1.RetryPolicy
 	3,  // 6: almanac.v1.Job.notifications:type_name -> almanac.v1.Notifications
-	21, // 7: almanac.v1.Job.created_at:type_name -> google.protobuf.Timestamp
-	21, // 8: almanac.v1.Job.updated_at:type_name -> google.protobuf.Timestamp
-	21, // 9: almanac.v1.Job.last_run_at:type_name -> google.protobuf.Timestamp
-	21, // 10: almanac.v1.Job.next_run_at:type_name -> google.protobuf.Timestamp
+	22, // 7: almanac.v1.Job.created_at:type_name -> google.protobuf.Timestamp
+	22, // 8: almanac.v1.Job.updated_at:type_name -> google.protobuf.Timestamp
+	22, // 9: almanac.v1.Job.last_run_at:type_name -> google.protobuf.Timestamp
+	22, // 10: almanac.v1.Job.next_run_at:type_name -> google.protobuf.Timestamp
 	20, // 11: almanac.v1.Job.labels:type_name -> almanac.v1.Job.LabelsEntry
-	4,  // 12: almanac.v1.ListJobsResponse.jobs:type_name -> almanac.v1.Job
-	4,  // 13: almanac.v1.CreateJobRequest.job:type_name -> almanac.v1.Job
-	4,  // 14: almanac.v1.CreateJobResponse.job:type_name -> almanac.v1.Job
-	4,  // 15: almanac.v1.GetJobResponse.job:type_name -> almanac.v1.Job
-	4,  // 16: almanac.v1.UpdateJobRequest.job:type_name -> almanac.v1.Job
-	23, // 17: almanac.v1.UpdateJobRequest.update_mask:type_name -> google.protobuf.FieldMask
-	4,  // 18: almanac.v1.UpdateJobResponse.job:type_name -> almanac.v1.Job
-	22, // 19: almanac.v1.RunJobRequest.parameters:type_name -> google.protobuf.Struct
-	0,  // 20: almanac.v1.PreviewScheduleRequest.schedule:type_name -> almanac.v1.Schedule
-	21, // 21: almanac.v1.PreviewScheduleRequest.after:type_name -> google.protobuf.Timestamp
-	0,  // 22: almanac.v1.PreviewScheduleResponse.schedule:type_name -> almanac.v1.Schedule
-	19, // 23: almanac.v1.PreviewScheduleResponse.occurrences:type_name -> almanac.v1.Occurrence
-	21, // 24: almanac.v1.Occurrence.at:type_name -> google.protobuf.Timestamp
-	5,  // 25: almanac.v1.JobService.ListJobs:input_type -> almanac.v1.ListJobsRequest
-	7,  // 26: almanac.v1.JobService.CreateJob:input_type -> almanac.v1.CreateJobRequest
-	9,  // 27: almanac.v1.JobService.GetJob:input_type -> almanac.v1.GetJobRequest
-	11, // 28: almanac.v1.JobService.UpdateJob:input_type -> almanac.v1.UpdateJobRequest
-	13, // 29: almanac.v1.JobService.DeleteJob:input_type -> almanac.v1.DeleteJobRequest
-	15, // 30: almanac.v1.JobService.RunJob:input_type -> almanac.v1.RunJobRequest
-	17, // 31: almanac.v1.JobService.PreviewSchedule:input_type -> almanac.v1.PreviewScheduleRequest
-	6,  // 32: almanac.v1.JobService.ListJobs:output_type -> almanac.v1.ListJobsResponse
-	8,  // 33: almanac.v1.JobService.CreateJob:output_type -> almanac.v1.CreateJobResponse
-	10, // 34: almanac.v1.JobService.GetJob:output_type -> almanac.v1.GetJobResponse
-	12, // 35: almanac.v1.JobService.UpdateJob:output_type -> almanac.v1.UpdateJobResponse
-	14, // 36: almanac.v1.JobService.DeleteJob:output_type -> almanac.v1.DeleteJobResponse
-	16, // 37: almanac.v1.JobService.RunJob:output_type -> almanac.v1.RunJobResponse
-	18, // 38: almanac.v1.JobService.PreviewSchedule:output_type -> almanac.v1.PreviewScheduleResponse
-	32, // [32:39] is the sub-list for method output_type
-	25, // [25:32] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	21, // 12: almanac.v1.Job.executor_selector:type_name -> almanac.v1.Job.ExecutorSelectorEntry
+	4,  // 13: almanac.v1.ListJobsResponse.jobs:type_name -> almanac.v1.Job
+	4,  // 14: almanac.v1.CreateJobRequest.job:type_name -> almanac.v1.Job
+	4,  // 15: almanac.v1.CreateJobResponse.job:type_name -> almanac.v1.Job
+	4,  // 16: almanac.v1.GetJobResponse.job:type_name -> almanac.v1.Job
+	4,  // 17: almanac.v1.UpdateJobRequest.job:type_name -> almanac.v1.Job
+	24, // 18: almanac.v1.UpdateJobRequest.update_mask:type_name -> google.protobuf.FieldMask
+	4,  // 19: almanac.v1.UpdateJobResponse.job:type_name -> almanac.v1.Job
+	23, // 20: almanac.v1.RunJobRequest.parameters:type_name -> google.protobuf.Struct
+	0,  // 21: almanac.v1.PreviewScheduleRequest.schedule:type_name -> almanac.v1.Schedule
+	22, // 22: almanac.v1.PreviewScheduleRequest.after:type_name -> google.protobuf.Timestamp
+	0,  // 23: almanac.v1.PreviewScheduleResponse.schedule:type_name -> almanac.v1.Schedule
+	19, // 24: almanac.v1.PreviewScheduleResponse.occurrences:type_name -> almanac.v1.Occurrence
+	22, // 25: almanac.v1.Occurrence.at:type_name -> google.protobuf.Timestamp
+	5,  // 26: almanac.v1.JobService.ListJobs:input_type -> almanac.v1.ListJobsRequest
+	7,  // 27: almanac.v1.JobService.CreateJob:input_type -> almanac.v1.CreateJobRequest
+	9,  // 28: almanac.v1.JobService.GetJob:input_type -> almanac.v1.GetJobRequest
+	11, // 29: almanac.v1.JobService.UpdateJob:input_type -> almanac.v1.UpdateJobRequest
+	13, // 30: almanac.v1.JobService.DeleteJob:input_type -> almanac.v1.DeleteJobRequest
+	15, // 31: almanac.v1.JobService.RunJob:input_type -> almanac.v1.RunJobRequest
+	17, // 32: almanac.v1.JobService.PreviewSchedule:input_type -> almanac.v1.PreviewScheduleRequest
+	6,  // 33: almanac.v1.JobService.ListJobs:output_type -> almanac.v1.ListJobsResponse
+	8,  // 34: almanac.v1.JobService.CreateJob:output_type -> almanac.v1.CreateJobResponse
+	10, // 35: almanac.v1.JobService.GetJob:output_type -> almanac.v1.GetJobResponse
+	12, // 36: almanac.v1.JobService.UpdateJob:output_type -> almanac.v1.UpdateJobResponse
+	14, // 37: almanac.v1.JobService.DeleteJob:output_type -> almanac.v1.DeleteJobResponse
+	16, // 38: almanac.v1.JobService.RunJob:output_type -> almanac.v1.RunJobResponse
+	18, // 39: almanac.v1.JobService.PreviewSchedule:output_type -> almanac.v1.PreviewScheduleResponse
+	33, // [33:40] is the sub-list for method output_type
+	26, // [26:33] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_almanac_v1_job_proto_init() }
@@ -1586,7 +1617,7 @@ func file_almanac_v1_job_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_almanac_v1_job_proto_rawDesc), len(file_almanac_v1_job_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -46,9 +46,11 @@ type Template struct {
 	Destructive bool  `protobuf:"varint,11,opt,name=destructive,proto3" json:"destructive,omitempty"`
 	Version     int32 `protobuf:"varint,12,opt,name=version,proto3" json:"version,omitempty"`
 	// A connected executor carries it.
-	Available     bool `protobuf:"varint,13,opt,name=available,proto3" json:"available,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Available bool `protobuf:"varint,13,opt,name=available,proto3" json:"available,omitempty"`
+	// Runs at once on all executors together; 0 for no limit.
+	MaxConcurrency int32 `protobuf:"varint,14,opt,name=max_concurrency,json=maxConcurrency,proto3" json:"max_concurrency,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Template) Reset() {
@@ -170,6 +172,13 @@ func (x *Template) GetAvailable() bool {
 		return x.Available
 	}
 	return false
+}
+
+func (x *Template) GetMaxConcurrency() int32 {
+	if x != nil {
+		return x.MaxConcurrency
+	}
+	return 0
 }
 
 type ListTemplatesRequest struct {
@@ -354,7 +363,7 @@ var File_almanac_v1_template_proto protoreflect.FileDescriptor
 const file_almanac_v1_template_proto_rawDesc = "" +
 	"\n" +
 	"\x19almanac/v1/template.proto\x12\n" +
-	"almanac.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xb5\x03\n" +
+	"almanac.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xde\x03\n" +
 	"\bTemplate\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
@@ -372,7 +381,8 @@ const file_almanac_v1_template_proto_rawDesc = "" +
 	"idempotent\x12 \n" +
 	"\vdestructive\x18\v \x01(\bR\vdestructive\x12\x18\n" +
 	"\aversion\x18\f \x01(\x05R\aversion\x12\x1c\n" +
-	"\tavailable\x18\r \x01(\bR\tavailable\"\x16\n" +
+	"\tavailable\x18\r \x01(\bR\tavailable\x12'\n" +
+	"\x0fmax_concurrency\x18\x0e \x01(\x05R\x0emaxConcurrency\"\x16\n" +
 	"\x14ListTemplatesRequest\"K\n" +
 	"\x15ListTemplatesResponse\x122\n" +
 	"\ttemplates\x18\x01 \x03(\v2\x14.almanac.v1.TemplateR\ttemplates\"3\n" +
