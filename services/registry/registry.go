@@ -28,6 +28,7 @@ import (
 const (
 	healthEvery = time.Second
 	tidyEvery   = time.Hour
+	learnEvery  = 5 * time.Second       // what was announced at other registries
 	readyEvery  = 20 * time.Millisecond // until it is
 )
 
@@ -77,7 +78,7 @@ func runOn(ctx context.Context, cfg Config, s store.Store, executorToken string,
 		return err
 	}
 	catalogue := templates.New(s, log.Named("templates"))
-	if err := catalogue.Load(ctx); err != nil {
+	if err := catalogue.Refresh(ctx); err != nil {
 		return err
 	}
 	dispatcher := dispatch.New(s, dispatch.Config{
@@ -126,6 +127,13 @@ func runOn(ctx context.Context, cfg Config, s store.Store, executorToken string,
 		}
 	})
 	parts.Go(func() { every(serving, healthEvery, func() { server.UpdateHealth(serving) }) })
+	parts.Go(func() {
+		every(serving, learnEvery, func() {
+			if err := catalogue.Refresh(serving); err != nil && serving.Err() == nil {
+				log.Warn("the templates could not be read again", zap.Error(err))
+			}
+		})
+	})
 	parts.Go(func() {
 		every(serving, tidyEvery, func() {
 			if err := s.DeleteExpiredTokens(serving, time.Now()); err != nil {

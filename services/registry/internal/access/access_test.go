@@ -272,10 +272,12 @@ func TestAuthorize(t *testing.T) {
 		"/almanac.v1.JobService/ListJobs", "/almanac.v1.JobService/GetJob", "/almanac.v1.JobService/RunJob", "/almanac.v1.JobService/PreviewSchedule",
 		"/almanac.v1.TemplateService/ListTemplates", "/almanac.v1.TemplateService/GetTemplate", "/almanac.v1.ExecutionService/ListExecutions",
 		"/almanac.v1.ExecutionService/GetExecution", "/almanac.v1.ExecutionService/ListLogs", "/almanac.v1.ExecutionService/CancelExecution",
+		"/almanac.v1.WorkerService/ListWorkers", "/almanac.v1.WorkerService/ListRegistries",
 	}, user...)
 	superAdmin := append([]string{
 		"/almanac.v1.JobService/CreateJob", "/almanac.v1.JobService/UpdateJob", "/almanac.v1.JobService/DeleteJob",
 		"/almanac.v1.ExecutionService/ResolveExecution", "/almanac.v1.AuditService/ListAudit",
+		"/almanac.v1.WorkerService/DrainWorker", "/almanac.v1.WorkerService/ResumeWorker",
 	}, admin...)
 	for _, c := range []struct {
 		role Role

@@ -57,6 +57,11 @@ var rules = map[string]need{
 	"/almanac.v1.ExecutionService/CancelExecution":  admin, // and MayCancel
 	"/almanac.v1.ExecutionService/ResolveExecution": superAdmin,
 
+	"/almanac.v1.WorkerService/ListWorkers":    admin,
+	"/almanac.v1.WorkerService/DrainWorker":    superAdmin,
+	"/almanac.v1.WorkerService/ResumeWorker":   superAdmin,
+	"/almanac.v1.WorkerService/ListRegistries": admin,
+
 	"/almanac.v1.AuditService/ListAudit": superAdmin,
 	"/almanac.v1.AuthService/LogIn":      public,
 	"/almanac.v1.LeaseService/Lease":     executor,

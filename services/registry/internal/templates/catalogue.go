@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -76,22 +77,69 @@ func New(s Store, log *zap.Logger) *Catalogue {
 	return c
 }
 
-// Load reads what was announced in earlier lives. Errors: job.ErrUnavailable.
-func (c *Catalogue) Load(ctx context.Context) error {
+// Refresh takes in what the store has: what was announced in earlier lives and at
+// other registries. Errors: job.ErrUnavailable, or one that names a stored
+// template that is not readable; then the others are taken in all the same.
+func (c *Catalogue) Refresh(ctx context.Context) error {
 	stored, err := c.store.Templates(ctx)
 	if err != nil {
 		return fmt.Errorf("read the templates: %w", err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var unreadable []error
+	changed := false
 	for _, t := range stored {
+		if !c.yields(t) {
+			continue
+		}
 		schema, err := decode(t.Schema)
+		if err == nil {
+			_, err = template.CompileSchema(schema) // so that publish can
+		}
 		if err != nil {
-			return fmt.Errorf("stored template %s: %w", t.Type, err)
+			unreadable = append(unreadable, fmt.Errorf("stored template %s: %w", t.Type, err))
+			continue
 		}
 		c.stands[t.Type] = &known{Template: t, schema: schema}
+		changed = true
 	}
-	return c.publish()
+	if changed {
+		unreadable = append(unreadable, c.publish())
+	}
+	return errors.Join(unreadable...)
+}
+
+// yields tells whether what stands gives way to what the store has: to a higher
+// version always, to another wording of the same one unless an executor that is
+// connected here carries it as it stands. Called with mu held.
+func (c *Catalogue) yields(t job.Template) bool {
+	k, ok := c.stands[t.Type]
+	switch {
+	case !ok || t.Version > k.Version:
+		return true
+	case t.Version < k.Version || k.unstored || reflect.DeepEqual(k.Template, t):
+		return false
+	}
+	for _, s := range c.sessions {
+		if a, ok := s.carries[t.Type]; ok && a.Version == t.Version {
+			return false
+		}
+	}
+	return true
+}
+
+// Find returns the template of that type, or nil when there is none, not even in
+// the store. Errors: those of Refresh.
+func (c *Catalogue) Find(ctx context.Context, templateType string) (*Entry, error) {
+	if e, ok := c.Lookup(templateType); ok || templateType == "" {
+		return e, nil
+	}
+	if err := c.Refresh(ctx); err != nil {
+		return nil, err
+	}
+	e, _ := c.Lookup(templateType)
+	return e, nil
 }
 
 // Announce takes in what the executor of a session carries, in place of what
@@ -258,7 +306,7 @@ func (c *Catalogue) publish() error {
 	return nil
 }
 
-// Lookup returns the template of that type, or false.
+// Lookup returns the template of that type as far as it is known here, or false.
 func (c *Catalogue) Lookup(templateType string) (*Entry, bool) {
 	e, ok := (*c.entries.Load())[templateType]
 	return e, ok
@@ -276,6 +324,15 @@ func (c *Catalogue) Idempotent(templateType string) bool {
 	return ok && e.Idempotent
 }
 
+// MaxConcurrency is how many runs of the template may go on at once in the whole
+// fleet; 0 for no limit, also of an unknown one.
+func (c *Catalogue) MaxConcurrency(templateType string) int {
+	if e, ok := c.Lookup(templateType); ok {
+		return e.MaxConcurrency
+	}
+	return 0
+}
+
 // check validates an announcement by itself and returns its decoded schema.
 func check(a Announcement) (map[string]any, error) {
 	d := template.Descriptor{
@@ -285,6 +342,9 @@ func check(a Announcement) (map[string]any, error) {
 	}
 	if err := d.Validate(); err != nil {
 		return nil, err
+	}
+	if a.MaxConcurrency < 0 {
+		return nil, fmt.Errorf("max concurrency: must be 0 (no limit) or more, not %d", a.MaxConcurrency)
 	}
 	schema, err := decode(a.Schema)
 	if err != nil {
@@ -321,7 +381,7 @@ func difference(a job.Template, schemaA map[string]any, b job.Template, schemaB 
 		return map[string]any{
 			"name": t.Name, "description": t.Description, "category": t.Category, "icon": t.Icon,
 			"estimated_duration": t.EstimatedDuration, "resource_usage": t.ResourceUsage, "risk_level": t.RiskLevel,
-			"idempotent": t.Idempotent, "destructive": t.Destructive, "parameters_schema": schema,
+			"idempotent": t.Idempotent, "destructive": t.Destructive, "max_concurrency": t.MaxConcurrency, "parameters_schema": schema,
 		}
 	}
 	var found []string

@@ -20,6 +20,7 @@ type memory struct {
 	mu   sync.Mutex
 	kept map[string]job.Template
 	puts int
+	gets int
 	fail error
 }
 
@@ -41,6 +42,7 @@ func (m *memory) PutTemplates(_ context.Context, ts []job.Template) error {
 func (m *memory) Templates(context.Context) ([]job.Template, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.gets++
 	var all []job.Template
 	for _, t := range m.kept {
 		all = append(all, t)
@@ -145,7 +147,8 @@ func TestSecondDifferenceIsRefused(t *testing.T) {
 		"added": {func(a *Announcement) {
 			a.Schema = json.RawMessage(strings.Replace(schema, `{"type"`, `{"title": "X", "type"`, 1))
 		}, "parameters_schema.title is here and not there"},
-		"descriptor": {func(a *Announcement) { a.Idempotent = false }, "idempotent is true there and false here"},
+		"descriptor":  {func(a *Announcement) { a.Idempotent = false }, "idempotent is true there and false here"},
+		"concurrency": {func(a *Announcement) { a.MaxConcurrency = 2 }, "max_concurrency is 0 there and 2 here"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, _, logs := newCatalogue(t)
@@ -199,6 +202,7 @@ func TestUnfitAnnouncements(t *testing.T) {
 	}{
 		"type":        {func(a *Announcement) { a.Type = "Clean Up" }, "Type"},
 		"version":     {func(a *Announcement) { a.Version = 0 }, "Version"},
+		"concurrency": {func(a *Announcement) { a.MaxConcurrency = -1 }, "max concurrency"},
 		"no schema":   {func(a *Announcement) { a.Schema = nil }, "schema"},
 		"null schema": {func(a *Announcement) { a.Schema = json.RawMessage("null") }, "JSON object"},
 		"bad schema":  {func(a *Announcement) { a.Schema = json.RawMessage(`{"type": "thing"}`) }, "schema"},
@@ -230,8 +234,11 @@ func TestStoreFailure(t *testing.T) {
 	if e, ok := c.Lookup("cleanup"); ok && e.Available {
 		t.Error("what could not be kept is available")
 	}
-	if err := c.Load(t.Context()); !errors.Is(err, job.ErrUnavailable) {
-		t.Errorf("Load: %v", err)
+	if err := c.Refresh(t.Context()); !errors.Is(err, job.ErrUnavailable) {
+		t.Errorf("Refresh: %v", err)
+	}
+	if _, err := c.Find(t.Context(), "unheard_of"); !errors.Is(err, job.ErrUnavailable) {
+		t.Errorf("Find: %v", err)
 	}
 	m.fail = nil
 	announce(t, c, "a", cleanup()) // writes what could not be written before
@@ -240,7 +247,7 @@ func TestStoreFailure(t *testing.T) {
 	}
 
 	later := New(m, zap.NewNop())
-	if err := later.Load(t.Context()); err != nil {
+	if err := later.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	e, ok := later.Lookup("cleanup")
@@ -248,9 +255,71 @@ func TestStoreFailure(t *testing.T) {
 		t.Errorf("in the next life: %+v", e)
 	}
 	m.kept["broken"] = job.Template{Type: "broken", Schema: json.RawMessage("{")}
-	if err := later.Load(t.Context()); err == nil || !strings.Contains(err.Error(), "broken") {
-		t.Errorf("a broken stored template: %v", err)
+	m.kept["meaningless"] = job.Template{Type: "meaningless", Schema: json.RawMessage(`{"type": "thing"}`)}
+	m.kept["sound"] = job.Template{Type: "sound", Schema: json.RawMessage(`{"type": "object"}`)}
+	err := later.Refresh(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "broken") || !strings.Contains(err.Error(), "meaningless") {
+		t.Errorf("broken stored templates: %v", err)
 	}
+	if _, ok := later.Lookup("sound"); !ok || len(later.List()) != 2 {
+		t.Errorf("beside broken ones: %v", later.List())
+	}
+}
+
+// What is announced at one registry becomes known at the others, and never takes
+// the place of what an executor here says.
+func TestRefresh(t *testing.T) {
+	here, m, _ := newCatalogue(t)
+	there := New(m, zap.NewNop())
+	announce(t, there, "a", cleanup(func(a *Announcement) { a.MaxConcurrency = 3 }))
+	if _, ok := here.Lookup("cleanup"); ok || here.MaxConcurrency("cleanup") != 0 {
+		t.Error("known here before anybody asked the store")
+	}
+	e, err := here.Find(t.Context(), "cleanup")
+	if err != nil || e == nil || e.Available || here.MaxConcurrency("cleanup") != 3 {
+		t.Errorf("asked for: %+v, %v", e, err)
+	}
+	gets := m.gets
+	if again, err := here.Find(t.Context(), "cleanup"); again != e || err != nil || m.gets != gets {
+		t.Errorf("asked for again: %+v, %v, after %d reads", again, err, m.gets-gets)
+	}
+	if e, err := here.Find(t.Context(), "unheard_of"); e != nil || err != nil || m.gets != gets+1 {
+		t.Errorf("nobody's: %+v, %v", e, err)
+	}
+	if e, err := here.Find(t.Context(), ""); e != nil || err != nil || m.gets != gets+1 {
+		t.Errorf("no name: %+v, %v", e, err)
+	}
+
+	refresh := func(want string) {
+		t.Helper()
+		if err := here.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if e, _ := here.Lookup("cleanup"); e.Name != want {
+			t.Errorf("%q stands, want %q", e.Name, want)
+		}
+	}
+	named := func(version int, name string) Announcement {
+		return cleanup(func(a *Announcement) { a.Version, a.Name = version, name })
+	}
+	entries := here.entries.Load()
+	refresh("Cleanup")
+	if here.entries.Load() != entries {
+		t.Error("published again without a change")
+	}
+	there.Withdraw("a")
+	announce(t, there, "a", named(1, "Other words"))
+	refresh("Other words")
+	announce(t, there, "a", named(2, "Second"))
+	refresh("Second")
+	announce(t, here, "b", named(3, "Third"))
+	refresh("Third")
+	m.kept["cleanup"] = named(3, "Third, elsewhere").Template
+	refresh("Third")
+	here.Withdraw("b")
+	refresh("Third, elsewhere")
+	m.kept["cleanup"] = named(2, "Second").Template
+	refresh("Third, elsewhere")
 }
 
 func TestDifferencesAreBrief(t *testing.T) {
