@@ -40,6 +40,7 @@ func run(ctx context.Context, args []string, stderr io.Writer, clock func() time
 	readyFile := flags.String("ready-file", "", "`file` that gets the mongodb:// URI once clients are served; removed at the end")
 	seed := flags.String("seed", "", "`database` to fill with sample data, unless it has them")
 	seedAt := flags.String("seed-at", "", "`time` (RFC 3339) that the sample data lead up to (default now)")
+	control := flags.String("control", "", "`address` on the loopback interface over which tests set faults, such as 127.0.0.1:0 (default none)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -67,6 +68,7 @@ func run(ctx context.Context, args []string, stderr io.Writer, clock func() time
 		SeedDatabase: *seed,
 		SeedAt:       at,
 		ReadyFile:    *readyFile,
+		Control:      *control,
 		Logger:       logger,
 	})
 	if err != nil {

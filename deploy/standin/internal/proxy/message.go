@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
 )
 
 // The wire protocol's numbers that matter here.
@@ -78,33 +80,81 @@ func (m message) asking() message {
 // command names the command of an OP_MSG: the first key of its body section. It is empty when the
 // message is no OP_MSG or not well formed; to refuse such a message is the server's business.
 func (m message) command() string {
-	if m.opcode() != opMsg || len(m) < headerBytes+4 {
+	body := m.body()
+	// int32 size, the type of the first element, its name ending in 0
+	if len(body) < 5 {
 		return ""
+	}
+	name, _, found := bytes.Cut(body[5:], []byte{0})
+	if !found {
+		return ""
+	}
+	return string(name)
+}
+
+// body returns an OP_MSG from its command's document on, whose well-formedness nobody has checked, or
+// nil when there is none.
+func (m message) body() []byte {
+	if m.opcode() != opMsg || len(m) < headerBytes+4 {
+		return nil
 	}
 	const kindBody, kindSequence = 0, 1
 	for rest := m[headerBytes+4:]; len(rest) >= 5; {
 		kind, size := rest[0], int64(int32(binary.LittleEndian.Uint32(rest[1:])))
 		switch kind {
 		case kindBody:
-			// int32 size, the type of the first element, its name ending in 0
-			if len(rest) < 6 {
-				return ""
-			}
-			name, _, found := bytes.Cut(rest[6:], []byte{0})
-			if !found {
-				return ""
-			}
-			return string(name)
+			return rest[1:]
 		case kindSequence:
 			if size < 4 || 1+size > int64(len(rest)) {
-				return ""
+				return nil
 			}
 			rest = rest[1+size:]
 		default:
-			return ""
+			return nil
 		}
 	}
-	return ""
+	return nil
+}
+
+// target names what the command is for; what it does not name is empty.
+func (m message) target() (database, collection string) {
+	body := bson.Raw(m.body())
+	if len(body) < 5 {
+		return "", ""
+	}
+	if size := int64(int32(binary.LittleEndian.Uint32(body))); size >= 5 && size <= int64(len(body)) {
+		body = body[:size]
+	}
+	if body.Validate() != nil {
+		return "", ""
+	}
+	database, _ = body.Lookup("$db").StringValueOK()
+	field := m.command()
+	if field == "getMore" {
+		field = "collection" // it begins with the cursor's number
+	}
+	collection, _ = body.Lookup(field).StringValueOK()
+	return database, collection
+}
+
+// refusal is a server's answer to the message: the command failed with the code.
+func (m message) refusal(code int32) (message, error) {
+	document, err := bson.Marshal(bson.D{
+		{Key: "ok", Value: 0.0},
+		{Key: "code", Value: code},
+		{Key: "errmsg", Value: "refused by a fault that a test has set"},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("build a refusal: %w", err)
+	}
+	reply := make(message, 0, headerBytes+5+len(document))
+	reply = binary.LittleEndian.AppendUint32(reply, uint32(headerBytes+5+len(document)))
+	reply = binary.LittleEndian.AppendUint32(reply, 0)
+	reply = append(reply, m[4:8]...) // in response to
+	reply = binary.LittleEndian.AppendUint32(reply, opMsg)
+	reply = binary.LittleEndian.AppendUint32(reply, 0) // flags
+	reply = append(reply, 0)                           // a body section
+	return append(reply, document...), nil
 }
 
 // needsTurn says whether the message must have the server for itself. Exempt are those that may

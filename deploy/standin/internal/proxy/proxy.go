@@ -14,6 +14,9 @@
 // only while the server works. A request that was cut short never reaches the server. A client that
 // vanishes later has its request carried out nevertheless, as with any server.
 //
+// A Fault may come between: before the turn is taken or after it was given back, so that a message that is
+// delayed does not hold up the others.
+//
 // Streams are not offered: a request that allows one (exhaustAllowed) gets a single reply, which
 // the protocol permits. A request that wants no reply (moreToCome) is made to want one, which is then
 // dropped, for the turn may be given back only when the server is done with it.
@@ -41,6 +44,8 @@ type Proxy struct {
 	Logger *zap.Logger
 	// Grace is how long messages that were being answered may take after the end of Serve's context.
 	Grace time.Duration
+	// Faults are what is done to messages that pass. Nil means nothing, ever.
+	Faults *Faults
 }
 
 // Serve accepts connections until ctx ends; then it answers the messages at hand, for at most Grace,
@@ -116,7 +121,10 @@ func (p *Proxy) serveClient(soft, hard context.Context, turn chan struct{}, clie
 		case err != nil:
 			return fmt.Errorf("read a request: %w", err)
 		}
-		reply, err := exchange(hard, turn, backend, request)
+		reply, err := p.answer(hard, turn, backend, request)
+		if errors.Is(err, errCut) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -129,8 +137,42 @@ func (p *Proxy) serveClient(soft, hard context.Context, turn chan struct{}, clie
 	}
 }
 
+// errCut ends a connection because a fault says so.
+var errCut = errors.New("cut on purpose")
+
+// answer returns the reply to a request, as the faults leave it. It returns errCut when the client is to
+// get none.
+func (p *Proxy) answer(ctx context.Context, turn chan struct{}, backend net.Conn, request message) (message, error) {
+	var s *strike
+	if p.Faults != nil {
+		s = p.Faults.choose(request)
+	}
+	if s == nil {
+		return exchange(ctx, turn, backend, request)
+	}
+	switch s.action {
+	case CutBefore:
+		return nil, errCut
+	case Refuse:
+		return request.refusal(s.code)
+	case DelayBefore:
+		s.wait(ctx)
+	}
+	reply, err := exchange(ctx, turn, backend, request)
+	if err != nil {
+		return nil, err
+	}
+	switch s.action {
+	case CutAfter:
+		return nil, errCut
+	case DelayAfter:
+		s.wait(ctx)
+	}
+	return reply, nil
+}
+
 // exchange carries one request to the server and its reply back, with the turn held where the
-// request needs it. Faults between the two sides (a cut, a delay, a lost answer) belong here.
+// request needs it.
 func exchange(ctx context.Context, turn chan struct{}, backend net.Conn, request message) (message, error) {
 	if request.needsTurn() {
 		select {

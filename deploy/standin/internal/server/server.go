@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
 
+	"github.com/almanac-scheduler/almanac/deploy/standin/internal/control"
 	"github.com/almanac-scheduler/almanac/deploy/standin/internal/proxy"
 )
 
@@ -47,6 +49,9 @@ type Config struct {
 	SeedAt time.Time
 	// ReadyFile holds the server's URI, and a line feed, while clients are served. Empty means none.
 	ReadyFile string
+	// Control is the TCP address, on the loopback interface, over which tests set faults; see package
+	// control. Empty means none.
+	Control string
 	// Logger gets what happens.
 	Logger *zap.Logger
 }
@@ -56,6 +61,8 @@ type Config struct {
 type Server struct {
 	config   Config
 	listener net.Listener
+	control  net.Listener // nil without Config.Control
+	faults   *proxy.Faults
 	backend  string   // FerretDB's address
 	closers  []func() // in the order of opening
 }
@@ -65,7 +72,7 @@ type Server struct {
 // ErrDataInUse when another stand-in has the folder, and ctx's error when ctx ended it; sample data that
 // were begun are completed by the next Open.
 func Open(ctx context.Context, config Config) (_ *Server, err error) {
-	s := &Server{config: config}
+	s := &Server{config: config, faults: &proxy.Faults{}}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -91,6 +98,15 @@ func Open(ctx context.Context, config Config) (_ *Server, err error) {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	s.closers = append(s.closers, func() { _ = s.listener.Close() })
+	if config.Control != "" {
+		if err := control.CheckAddress(config.Control); err != nil {
+			return nil, fmt.Errorf("control address: %w", err)
+		}
+		if s.control, err = (&net.ListenConfig{}).Listen(ctx, "tcp", config.Control); err != nil {
+			return nil, fmt.Errorf("listen for control: %w", err)
+		}
+		s.closers = append(s.closers, func() { _ = s.control.Close() })
+	}
 
 	backend, stop, err := startFerretDB(databases, config.Logger)
 	if err != nil {
@@ -119,15 +135,45 @@ func (s *Server) Serve(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, removeReadyFile(s.config.ReadyFile)) }()
-	s.config.Logger.Info("serving", zap.String("uri", s.URI()))
+	said := []zap.Field{zap.String("uri", s.URI())}
+	if s.control != nil {
+		said = append(said, zap.String("control", s.Control()))
+		defer s.serveControl()()
+	}
+	s.config.Logger.Info("serving", said...)
 	front := proxy.Proxy{
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", s.backend)
 		},
 		Logger: s.config.Logger,
 		Grace:  servingGrace,
+		Faults: s.faults,
 	}
 	return front.Serve(ctx, s.listener)
+}
+
+// Control is the URL at which faults are set; empty without Config.Control.
+func (s *Server) Control() string {
+	if s.control == nil {
+		return ""
+	}
+	return "http://" + s.control.Addr().String()
+}
+
+// serveControl serves the control address until stop is called.
+func (s *Server) serveControl() (stop func()) {
+	front := http.Server{Handler: control.Handler(s.faults), ReadHeaderTimeout: servingGrace}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := front.Serve(s.control); !errors.Is(err, http.ErrServerClosed) {
+			s.config.Logger.Error("control ended", zap.Error(err))
+		}
+	}()
+	return func() {
+		_ = front.Close()
+		<-ended
+	}
 }
 
 // Close stops FerretDB and gives the address and the data folder free. Serve must have returned.
