@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -93,7 +94,7 @@ func jobMessage(j *job.Job) (*almanacv1.Job, error) {
 		CreatedBy:     j.CreatedBy, CreatedAt: timestamp(j.CreatedAt), UpdatedAt: timestamp(j.UpdatedAt),
 		LastRunAt: timestamp(j.LastRunAt), NextRunAt: timestamp(j.NextRunAt),
 		Version: int32(j.Version), Labels: j.Labels, Organisation: j.Organisation,
-		MissedPolicy: j.Missed, OverlapPolicy: j.Overlap,
+		MissedPolicy: j.Missed, OverlapPolicy: j.Overlap, Priority: proto.Int32(int32(j.Priority)), ExecutorSelector: j.Selector,
 	}, nil
 }
 
@@ -160,6 +161,7 @@ func executionMessage(e *job.Execution, progress func(string) (dispatch.Progress
 		TriggeredBy: string(e.Trigger), TriggeredByUser: text(e.TriggeredByUser), ExecutionHost: text(e.Host), Isolation: e.Isolation,
 		Parameters: parameters, JobVersion: int32(e.JobVersion), CancelRequested: e.CancelRequested, Reason: text(cmp.Or(e.Reason, e.CancelReason)),
 		MissedFrom: timestamp(e.MissedFrom), MissedUntil: timestamp(e.MissedUntil),
+		Organisation: e.Frozen.Organisation, Priority: int32(e.Frozen.Priority), ExecutorSelector: selectorLabels(e.Frozen.Selector),
 	}
 	if e.MissedCount > 0 {
 		out.MissedCount = wrapperspb.Int32(int32(min(e.MissedCount, 1<<31-1)))
@@ -182,6 +184,17 @@ func executionMessage(e *job.Execution, progress func(string) (dispatch.Progress
 		out.NextAttemptAt = timestamp(e.WakeAt)
 	}
 	return out, nil
+}
+
+// selectorLabels takes a canonical selector apart.
+func selectorLabels(selector string) map[string]string {
+	labels := map[string]string{}
+	for pair := range strings.SplitSeq(selector, ",") {
+		if key, value, ok := strings.Cut(pair, "="); ok {
+			labels[key] = value
+		}
+	}
+	return labels
 }
 
 func logLines(lines []job.LogLine) []*almanacv1.LogLine {

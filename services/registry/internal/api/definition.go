@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -29,8 +32,15 @@ const (
 // writable are the fields of a job that people set.
 var writable = []string{
 	"name", "description", "template_type", "parameters", "schedule", "enabled", "timeout_seconds", "retry_policy",
-	"notifications", "labels", "missed_policy", "overlap_policy",
+	"notifications", "labels", "organisation", "priority", "executor_selector", "missed_policy", "overlap_policy",
 }
+
+// The forms of words that name queues and choose executors: free of what separates
+// them there.
+var (
+	organisationForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+	selectorForm     = regexp.MustCompile(`^[A-Za-z0-9._/-]{1,63}$`)
+)
 
 func everything() map[string]bool {
 	set := map[string]bool{}
@@ -40,14 +50,12 @@ func everything() map[string]bool {
 	return set
 }
 
-// lookup finds a template by its type.
-type lookup func(templateType string) (*templates.Entry, bool)
-
 // define writes the named fields of in over the job, each in its canonical form,
 // or resets them to their defaults where in has nothing. What the fields are
 // checked against that depends on others (parameters on the template) is checked
-// when either is named. The job is of no use when there are violations.
-func define(j *job.Job, in *almanacv1.Job, set map[string]bool, find lookup, now time.Time) violations {
+// when either is named. entry is the template that the job has afterwards, nil
+// when there is none. The job is of no use when there are violations.
+func define(j *job.Job, in *almanacv1.Job, set map[string]bool, entry *templates.Entry, now time.Time) violations {
 	var bad violations
 	if set["name"] {
 		j.Name = strings.TrimSpace(in.GetName())
@@ -64,12 +72,11 @@ func define(j *job.Job, in *almanacv1.Job, set map[string]bool, find lookup, now
 	if set["template_type"] {
 		j.TemplateType = in.GetTemplateType()
 	}
-	entry, known := find(j.TemplateType)
 	if set["template_type"] || set["parameters"] {
 		switch {
 		case j.TemplateType == "":
 			bad.add("template_type", "is required: name one of the templates")
-		case !known:
+		case entry == nil:
 			bad.add("template_type", "%q is not known: no executor has announced such a template", j.TemplateType)
 		default:
 			given := j.Parameters
@@ -96,7 +103,7 @@ func define(j *job.Job, in *almanacv1.Job, set map[string]bool, find lookup, now
 	}
 	if set["retry_policy"] {
 		j.Retry = job.RetryPolicy{Delay: defaultRetryDelay}
-		if known && entry.Idempotent {
+		if entry != nil && entry.Idempotent {
 			j.Retry.MaxRetries = defaultRetries
 		}
 		if p := in.GetRetryPolicy(); p != nil && p.MaxRetries != nil {
@@ -111,6 +118,26 @@ func define(j *job.Job, in *almanacv1.Job, set map[string]bool, find lookup, now
 	}
 	if set["labels"] {
 		j.Labels = in.GetLabels()
+	}
+	if set["organisation"] {
+		j.Organisation = orElse(in.GetOrganisation(), job.DefaultOrganisation)
+		if !organisationForm.MatchString(j.Organisation) {
+			bad.add("organisation", `must be of lower-case letters, digits and "-", at most 63, and not begin with "-"`)
+		}
+	}
+	if set["priority"] {
+		j.Priority = int(in.GetPriority())
+	}
+	if set["executor_selector"] {
+		j.Selector = in.GetExecutorSelector()
+		for _, key := range slices.Sorted(maps.Keys(j.Selector)) {
+			const form = "must have 1 to 63 characters, each a letter, a digit or one of . _ / -"
+			if !selectorForm.MatchString(key) {
+				bad.add("executor_selector", "has the label %q, whose name %s", key, form)
+			} else if !selectorForm.MatchString(j.Selector[key]) {
+				bad.add(join("executor_selector", key), form)
+			}
+		}
 	}
 	if set["missed_policy"] {
 		j.Missed = orElse(in.GetMissedPolicy(), job.MissedRunOnce)
@@ -277,6 +304,9 @@ func sameDefinition(a, b *job.Job) bool {
 		j.Schedule = schedule.Spec{}
 		if len(j.Labels) == 0 {
 			j.Labels = nil
+		}
+		if len(j.Selector) == 0 {
+			j.Selector = nil
 		}
 		j.Notifications = job.Notifications{
 			OnSuccess: append([]string(nil), j.Notifications.OnSuccess...), OnFailure: append([]string(nil), j.Notifications.OnFailure...),

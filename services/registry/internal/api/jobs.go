@@ -76,7 +76,7 @@ func (s *jobService) CreateJob(ctx context.Context, req *almanacv1.CreateJobRequ
 	now, who := s.Now(), callerOf(ctx)
 	at := now.UTC().Truncate(time.Millisecond)
 	create := store.CreateJob{Limit: s.MaxJobs, Job: &job.Job{
-		ID: job.NewID("job_"), Organisation: job.DefaultOrganisation, CreatedBy: who.User, CreatedAt: at, UpdatedAt: at, Version: 1,
+		ID: job.NewID("job_"), CreatedBy: who.User, CreatedAt: at, UpdatedAt: at, Version: 1,
 	}}
 	repeated := false
 	if key != "" {
@@ -93,7 +93,11 @@ func (s *jobService) CreateJob(ctx context.Context, req *almanacv1.CreateJobRequ
 		repeated = err == nil
 	}
 	if !repeated {
-		if err := define(create.Job, req.Job, everything(), s.Templates.Lookup, now).err(); err != nil {
+		entry, err := s.Templates.Find(ctx, req.Job.GetTemplateType())
+		if err != nil {
+			return nil, err
+		}
+		if err := define(create.Job, req.Job, everything(), entry, now).err(); err != nil {
 			return nil, err
 		}
 		if create.Job.NextRunAt, err = next(create.Job, now); err != nil {
@@ -208,7 +212,14 @@ func (s *jobService) edit(ctx context.Context, id string, in *almanacv1.Job, set
 		return nil, job.ErrVersion
 	}
 	after := before.Clone()
-	if err := define(after, in, set, s.Templates.Lookup, now).err(); err != nil {
+	if set["template_type"] {
+		after.TemplateType = in.GetTemplateType()
+	}
+	entry, err := s.Templates.Find(ctx, after.TemplateType)
+	if err != nil {
+		return nil, err
+	}
+	if err := define(after, in, set, entry, now).err(); err != nil {
 		return nil, err
 	}
 	if sameDefinition(before, after) {
@@ -328,7 +339,7 @@ func (s *jobService) RunJob(ctx context.Context, req *almanacv1.RunJobRequest) (
 	if !match.allows(j.Version) {
 		return nil, job.ErrVersion
 	}
-	j, err = s.overridden(who.Identity, j, req)
+	j, err = s.overridden(ctx, j, req)
 	if err != nil {
 		return nil, err
 	}
@@ -346,26 +357,24 @@ func (s *jobService) RunJob(ctx context.Context, req *almanacv1.RunJobRequest) (
 	if err != nil {
 		return nil, err
 	}
-	stored, replayed, err := s.Store.RunNow(ctx, store.RunNow{Execution: e, PerHour: s.ManualRunsPerHour, Now: now, Audit: a})
-	if err != nil {
+	if _, _, err := s.Dispatcher.RunNow(ctx, store.RunNow{Execution: e, PerHour: s.ManualRunsPerHour, Now: now, Audit: a}); err != nil {
 		return nil, noSuch("job", req.Id, err)
-	}
-	if !replayed {
-		s.Dispatcher.Runnable(stored)
 	}
 	return started, nil
 }
 
 // overridden returns the job as this run sees it, if the caller may run it so.
-func (s *jobService) overridden(who access.Identity, j *job.Job, req *almanacv1.RunJobRequest) (*job.Job, error) {
-	entry, ok := s.Templates.Lookup(j.TemplateType)
-	if !ok {
+func (s *jobService) overridden(ctx context.Context, j *job.Job, req *almanacv1.RunJobRequest) (*job.Job, error) {
+	entry, err := s.Templates.Find(ctx, j.TemplateType)
+	if err != nil {
+		return nil, err
+	}
+	if entry == nil {
 		return nil, invalid(kindInvalid, violations{{"template_type", fmt.Sprintf("%q is not known: no executor has announced such a template", j.TemplateType)}})
 	}
 	out := j.Clone()
 	names := slices.Sorted(maps.Keys(req.GetParameters().GetFields()))
 	var bad violations
-	var err error
 	if len(names) > 0 {
 		// Checked against today's schema; without overrides the executor's check is enough.
 		if out.Parameters, err = parameters(entry, j.Parameters, req.Parameters, &bad); err != nil {
@@ -377,7 +386,7 @@ func (s *jobService) overridden(who access.Identity, j *job.Job, req *almanacv1.
 		return nil, err
 	}
 	d := template.Descriptor{Type: entry.Type, Destructive: entry.Destructive}
-	err = who.MayRun(access.Run{
+	err = callerOf(ctx).MayRun(access.Run{
 		DestructiveTemplate: entry.Destructive, Destructive: template.IsDestructiveRun(d, params),
 		Overrides: names, DryRunParam: template.DryRunParam,
 	})

@@ -29,9 +29,12 @@ func (s *templateService) ListTemplates(context.Context, *almanacv1.ListTemplate
 }
 
 // GetTemplate implements the RPC of that name.
-func (s *templateService) GetTemplate(_ context.Context, req *almanacv1.GetTemplateRequest) (*almanacv1.GetTemplateResponse, error) {
-	e, ok := s.Templates.Lookup(req.Type)
-	if !ok {
+func (s *templateService) GetTemplate(ctx context.Context, req *almanacv1.GetTemplateRequest) (*almanacv1.GetTemplateResponse, error) {
+	e, err := s.Templates.Find(ctx, req.Type)
+	if err != nil {
+		return nil, err
+	}
+	if e == nil {
 		return nil, fail(kindNotFound, "there is no template %s", req.Type)
 	}
 	m, err := templateMessage(e)
@@ -50,6 +53,7 @@ func templateMessage(e *templates.Entry) (*almanacv1.Template, error) {
 		Id: e.Type, Name: e.Name, Description: e.Description, Category: e.Category, Icon: e.Icon, ParametersSchema: schema,
 		EstimatedDuration: e.EstimatedDuration, ResourceUsage: e.ResourceUsage, RiskLevel: e.RiskLevel,
 		Idempotent: e.Idempotent, Destructive: e.Destructive, Version: int32(e.Version), Available: e.Available,
+		MaxConcurrency: int32(e.MaxConcurrency),
 	}, nil
 }
 

@@ -17,7 +17,8 @@ const home = `<!doctype html>
 <h1>Almanac</h1>
 <p>A registry of scheduled jobs. This one has no console yet; it is used through its API.</p>
 <ul>
-<li>REST: <code>/api/admin/scheduler-jobs</code>, <code>/api/admin/job-templates</code>, <code>/api/admin/job-executions</code>.
+<li>REST: <code>/api/admin/scheduler-jobs</code>, <code>/api/admin/job-templates</code>, <code>/api/admin/job-executions</code>,
+<code>/api/admin/workers</code>.
 Send <code>Authorization: Bearer &lt;token&gt;</code>; <code>POST /api/auth/login</code> exchanges a password for a token.</li>
 <li>The API's document: <a href="/openapi.json">/openapi.json</a> (OpenAPI 2.0).</li>
 <li>gRPC, with reflection, on a port of its own.</li>
@@ -144,7 +145,7 @@ func completeOperation(r route, operation map[string]any) {
 		header("If-Match", "The quoted version that the job must have, such as \"3\".")
 		bodyless()
 		success("202")
-	case "/almanac.v1.ExecutionService/CancelExecution":
+	case "/almanac.v1.ExecutionService/CancelExecution", "/almanac.v1.WorkerService/DrainWorker", "/almanac.v1.WorkerService/ResumeWorker":
 		bodyless()
 	case "/almanac.v1.JobService/UpdateJob", "/almanac.v1.JobService/DeleteJob":
 		header("If-Match", "The quoted version that the job must have, such as \"3\".")

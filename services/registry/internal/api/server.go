@@ -51,6 +51,9 @@ type Store interface {
 	Do(ctx context.Context, now time.Time, ops []store.Op) []store.Answer
 	store.Definitions
 	store.History
+	Sessions(ctx context.Context) ([]store.Session, error)
+	DrainSession(ctx context.Context, id string, drain bool, a *store.Audit) (store.Session, error)
+	Replicas(ctx context.Context) ([]store.Replica, error)
 	Ready(ctx context.Context) error
 }
 
@@ -58,7 +61,9 @@ type Store interface {
 // package dispatch.
 type Dispatcher interface {
 	JobChanged(j *job.Job)
-	Runnable(e *job.Execution)
+	// RunNow is the store's RunNow; where an executor has room here, the run is
+	// leased to it in the same step.
+	RunNow(ctx context.Context, r store.RunNow) (stored *job.Execution, replayed bool, err error)
 	CancelRequested(e *job.Execution)
 	Progress(executionID string) (dispatch.Progress, bool)
 	Settle(ctx context.Context, j *job.Job, now time.Time) (*job.Job, error)
@@ -147,6 +152,7 @@ func (s *Server) newGRPC(trusted bool, options ...grpc.ServerOption) *grpc.Serve
 	almanacv1.RegisterJobServiceServer(g, &jobService{rooms: s.rooms})
 	almanacv1.RegisterTemplateServiceServer(g, &templateService{rooms: s.rooms})
 	almanacv1.RegisterExecutionServiceServer(g, &executionService{rooms: s.rooms})
+	almanacv1.RegisterWorkerServiceServer(g, &workerService{rooms: s.rooms})
 	almanacv1.RegisterAuthServiceServer(g, &authService{rooms: s.rooms})
 	almanacv1.RegisterAuditServiceServer(g, &auditService{rooms: s.rooms})
 	almanacv1.RegisterLeaseServiceServer(g, &leaseService{Server: s})
@@ -233,7 +239,7 @@ func (s *Server) UpdateHealth(ctx context.Context) {
 }
 
 func (s *Server) setHealth(now healthv1.HealthCheckResponse_ServingStatus) {
-	for _, name := range []string{"", "JobService", "TemplateService", "ExecutionService", "AuthService", "AuditService", "LeaseService"} {
+	for _, name := range []string{"", "JobService", "TemplateService", "ExecutionService", "WorkerService", "AuthService", "AuditService", "LeaseService"} {
 		if name != "" {
 			name = "almanac.v1." + name
 		}
