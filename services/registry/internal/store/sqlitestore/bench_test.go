@@ -60,7 +60,7 @@ func benchJobs(b *testing.B, s *Store, n int) []*job.Job {
 	}); err != nil {
 		b.Fatal(err)
 	}
-	due, err := s.DueJobs(b.Context(), benchStart, nil, n) // as dispatch does
+	due, err := s.DueJobs(b.Context(), nil, benchStart, nil, n) // as dispatch does
 	if err != nil || len(due) != n {
 		b.Fatal(len(due), err)
 	}
@@ -109,7 +109,7 @@ func BenchmarkFireAndFinish(b *testing.B) {
 						ID: job.ExecutionID(j.ID, job.TriggerScheduler, key), JobID: j.ID, JobVersion: 1, Trigger: job.TriggerScheduler, Key: key,
 						ScheduledFor: t, CreatedAt: t, Frozen: f, Status: job.Pending, WakeAt: t, Exclusive: true,
 					}
-					e = e.Lease(job.Holder{Session: "sess_abcdefghijklmnop", Stream: "stream_abcdefghijklmnop", Number: int64(n + i), Host: "executor-1"}, t)
+					e = e.Lease(job.Holder{Session: "sess_abcdefghijklmnop", Stream: "stream_abcdefghijklmnop", Number: int64(n + i), Host: "executor-1"}, 0, t)
 					fires[i] = &store.Fire{Execution: e, Version: 1, FireAt: t, Next: at[k]}
 					o := outcome
 					o.StartedAt, o.CompletedAt = t.Add(time.Millisecond), t.Add(2*time.Millisecond)
@@ -142,7 +142,7 @@ func BenchmarkDueJobs(b *testing.B) {
 				}
 				n := 0
 				for after := (*job.Job)(nil); ; {
-					page, err := s.DueJobs(b.Context(), benchStart, after, 1000)
+					page, err := s.DueJobs(b.Context(), nil, benchStart, after, 1000)
 					if err != nil {
 						b.Fatal(err)
 					}

@@ -1,6 +1,7 @@
 package sqlitestore
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -124,6 +125,9 @@ func (c *conn) step(s *sqlite.Stmt) (int, error) {
 	return c.Changes(), s.Reset()
 }
 
+// errEnough ends an each without being its error.
+var errEnough = errors.New("enough")
+
 // each calls f for every row, until f returns an error. Each nests only with
 // other queries.
 func (c *conn) each(query string, a args, f func(row) error) error {
@@ -141,6 +145,9 @@ func (c *conn) each(query string, a args, f func(row) error) error {
 		}
 		if err := f(row{s}); err != nil {
 			_ = s.Reset()
+			if err == errEnough { //nolint:errorlint // f returns it as it is
+				return nil
+			}
 			return err
 		}
 	}

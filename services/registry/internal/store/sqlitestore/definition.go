@@ -25,6 +25,8 @@ type definition struct {
 	Notifications job.Notifications `json:"notifications"`
 	Labels        map[string]string `json:"labels"`
 	Organisation  string            `json:"organisation"`
+	Priority      int               `json:"priority,omitempty"`
+	Selector      map[string]string `json:"selector,omitzero"`
 	Missed        string            `json:"missed"`
 	Overlap       string            `json:"overlap"`
 	CreatedBy     string            `json:"created_by"`
@@ -36,7 +38,7 @@ func encodeDefinition(j *job.Job) (string, error) {
 	return encode(definition{
 		Name: j.Name, Description: j.Description, TemplateType: j.TemplateType, Parameters: j.Parameters, Schedule: j.Schedule,
 		Enabled: j.Enabled, Timeout: j.Timeout, MaxRetries: j.Retry.MaxRetries, RetryDelay: j.Retry.Delay,
-		Notifications: j.Notifications, Labels: j.Labels, Organisation: j.Organisation, Missed: j.Missed, Overlap: j.Overlap,
+		Notifications: j.Notifications, Labels: j.Labels, Organisation: j.Organisation, Priority: j.Priority, Selector: j.Selector, Missed: j.Missed, Overlap: j.Overlap,
 		CreatedBy: j.CreatedBy, CreatedAt: fromMillis(millis(j.CreatedAt)), UpdatedAt: fromMillis(millis(j.UpdatedAt)),
 	})
 }
@@ -61,7 +63,7 @@ func decodeDefinition(id string, version int64, text []byte) (*job.Job, error) {
 		ID: id, Version: int(version),
 		Name: d.Name, Description: d.Description, TemplateType: d.TemplateType, Parameters: d.Parameters, Schedule: d.Schedule,
 		Enabled: d.Enabled, Timeout: d.Timeout, Retry: job.RetryPolicy{MaxRetries: d.MaxRetries, Delay: d.RetryDelay},
-		Notifications: d.Notifications, Labels: d.Labels, Organisation: d.Organisation, Missed: d.Missed, Overlap: d.Overlap,
+		Notifications: d.Notifications, Labels: d.Labels, Organisation: d.Organisation, Priority: d.Priority, Selector: d.Selector, Missed: d.Missed, Overlap: d.Overlap,
 		CreatedBy: d.CreatedBy, CreatedAt: fromMillis(millis(d.CreatedAt)), UpdatedAt: fromMillis(millis(d.UpdatedAt)),
 	}, nil
 }

@@ -27,6 +27,9 @@ func (s *Store) RunNow(ctx context.Context, r store.RunNow) (stored *job.Executi
 	if st.status >= success {
 		return nil, false, unavailable(fmt.Errorf("run %s: it cannot begin as %s", e.ID, e.Status))
 	}
+	if e.Seat != 0 {
+		return nil, false, unavailable(fmt.Errorf("run %s: a record begins without a seat; a later change takes one", e.ID))
+	}
 	err = s.write(ctx, func(w *writer) error {
 		stored, replayed = nil, false
 		p, known, err := w.locate(e.ID)

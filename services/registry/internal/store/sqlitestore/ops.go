@@ -30,6 +30,9 @@ func (w *writer) fire(f *store.Fire) (store.Answer, error) {
 	if st.status >= success && st.status != skipped {
 		return store.Answer{}, fmt.Errorf("fire %s: a record cannot begin as %s", e.ID, e.Status)
 	}
+	if e.Seat != 0 {
+		return store.Answer{}, fmt.Errorf("fire %s: a record begins without a seat; a later change takes one", e.ID)
+	}
 	seq, live := w.seq+1, int64(1)
 	if st.status == skipped {
 		live = 0
@@ -204,9 +207,16 @@ func (w *writer) changeRecord(c *store.Change) (store.Answer, error) {
 	if !ok {
 		return store.Answer{Outcome: store.Lost}, nil
 	}
-	n, err := w.writeRecord(p, from, c.Token, c.Uncancelled, &st, c.To)
-	if err != nil {
-		return store.Answer{}, err
+	n, taken := 0, false
+	if c.To.Seat != 0 {
+		if taken, err = w.seatTaken(p.seq, c.To); err != nil {
+			return store.Answer{}, err
+		}
+	}
+	if !taken {
+		if n, err = w.writeRecord(p, from, c.Token, c.Uncancelled, &st, c.To); err != nil {
+			return store.Answer{}, err
+		}
 	}
 	if n == 0 {
 		rec, err := w.execution(p.seq)
@@ -216,9 +226,16 @@ func (w *writer) changeRecord(c *store.Change) (store.Answer, error) {
 		if rec.state == st {
 			return store.Answer{Outcome: store.Done}, nil
 		}
-		return store.Answer{Outcome: store.Lost, Execution: rec.Execution}, nil
+		matches := rec.state.status == from && rec.state.token == c.Token && !(c.Uncancelled && rec.CancelRequested)
+		return store.Answer{Outcome: store.Lost, Execution: rec.Execution, SeatTaken: matches}, nil
 	}
 	return store.Answer{Outcome: store.Done}, w.audit(c.Audit)
+}
+
+// seatTaken tells whether another record than seq has the seat of e.
+func (w *writer) seatTaken(seq int64, e *job.Execution) (bool, error) {
+	n, err := w.number(`SELECT count(*) FROM executions WHERE seat = ? AND seq <> ?`, args{seatOf(e), seq})
+	return n > 0, err
 }
 
 // writeRecord is the compare-and-set of a record, with what follows from it: the
@@ -230,6 +247,7 @@ func (w *writer) writeRecord(p place, from, token int64, uncancelled bool, st *s
 	s.BindInt64(17, from)
 	s.BindInt64(18, token)
 	s.BindBool(19, uncancelled)
+	bindOptional(s, 20, seatOf(e))
 	n, err := w.step(s)
 	if err != nil || n == 0 {
 		return 0, err
@@ -288,9 +306,20 @@ func (w *writer) audit(a *store.Audit) error {
 	return err
 }
 
-func (w *writer) beat(b *store.Beat) (store.Answer, error) {
-	n, err := w.exec(`UPDATE sessions SET count = max(count, ?) WHERE id = ? AND ended_at IS NULL`, args{b.Count, b.Session})
-	return doneIf(n > 0), err
+// beat keeps what the session says, unless it has said something later already.
+func (w *writer) beat(now time.Time, b *store.Beat) (store.Answer, error) {
+	n, err := w.exec(`UPDATE sessions SET count = ?1, running = ?2, stopping = ?3, last_beat_at = ?4 WHERE id = ?5 AND ended_at IS NULL AND count <= ?1`,
+		args{b.Count, b.Running, b.Stopping, now, b.Session})
+	if err != nil || n > 0 {
+		return doneIf(true), err
+	}
+	lives, err := w.sessionLives(b.Session)
+	return doneIf(lives), err
+}
+
+func (w *writer) sessionLives(id string) (bool, error) {
+	n, err := w.number(`SELECT count(*) FROM sessions WHERE id = ? AND ended_at IS NULL`, args{id})
+	return n > 0, err
 }
 
 func (w *writer) endSession(now time.Time, e *store.EndSession) (store.Answer, error) {
@@ -298,8 +327,8 @@ func (w *writer) endSession(now time.Time, e *store.EndSession) (store.Answer, e
 	if err != nil || n > 0 {
 		return doneIf(true), err
 	}
-	lives, err := w.number(`SELECT count(*) FROM sessions WHERE id = ? AND ended_at IS NULL`, args{e.Session})
-	return doneIf(lives == 0), err
+	lives, err := w.sessionLives(e.Session)
+	return doneIf(!lives), err
 }
 
 func doneIf(done bool) store.Answer {

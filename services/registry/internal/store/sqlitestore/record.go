@@ -3,7 +3,9 @@ package sqlitestore
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -190,7 +192,7 @@ func bindState(s *sqlite.Stmt, first int, st *state, e *job.Execution) {
 	case e.Leased() || e.Status == job.Running:
 		s.BindInt64(first+12, queueHeld)
 	default:
-		s.BindText(first+12, e.Frozen.TemplateType)
+		s.BindText(first+12, e.Frozen.Queue().String())
 	}
 	bindInt(s, first+13, wake)
 	if e.Exclusive {
@@ -200,6 +202,15 @@ func bindState(s *sqlite.Stmt, first int, st *state, e *job.Execution) {
 	}
 }
 
+// seatOf returns which seat the record takes as it is kept: no two records have
+// the same one. Empty for none.
+func seatOf(e *job.Execution) string {
+	if e.Seat == 0 {
+		return ""
+	}
+	return e.Frozen.TemplateType + "#" + strconv.Itoa(e.Seat)
+}
+
 const stateColumns = `status, token, session, stream, number, host, own_attempt, started_at, completed_at, isolation, result, detail, queue, wake_at, exclusive`
 
 // selectExecution reads whole records; what follows it narrows the choice. It
@@ -207,7 +218,7 @@ const stateColumns = `status, token, session, stream, number, host, own_attempt,
 // at ten times the cost of the query.
 const selectExecution = `SELECT e.seq, e.job, e.at, e.cause, e.version, e.idempotent, e.frozen, e.triggered_by, e.created_at, e.cancel,
 	e.status, e.token, e.session, e.stream, e.number, e.host, e.own_attempt, e.started_at, e.completed_at, e.isolation, e.result, e.detail,
-	e.wake_at, e.exclusive
+	e.wake_at, e.exclusive, e.seat
 	FROM executions e `
 
 // record is an execution as it is kept.
@@ -220,13 +231,28 @@ type record struct {
 // executions reads the records that the query, appended to selectExecution,
 // chooses.
 func (d *data) executions(where string, a args) ([]record, error) {
-	var found []record
-	err := d.each(selectExecution+where, a, func(r row) error {
+	return d.shared(nil, math.MaxInt, where, a)
+}
+
+// shared reads the first records of the share that the query, appended to
+// selectExecution, chooses.
+func (d *data) shared(share *job.Share, limit int, where string, a args) (found []record, err error) {
+	if limit <= 0 {
+		return nil, nil
+	}
+	err = d.each(selectExecution+where, a, func(r row) error {
+		if share != nil {
+			if id, err := d.jobID(r.int(1)); err != nil || !share.Has(id) {
+				return err
+			}
+		}
 		rec, err := d.scan(r)
 		if err != nil {
 			return err
 		}
-		found = append(found, rec)
+		if found = append(found, rec); len(found) == limit {
+			return errEnough
+		}
 		return nil
 	})
 	return found, err
@@ -282,6 +308,11 @@ func (d *data) scan(r row) (record, error) {
 	}
 	if err := rec.state.decode(e); err != nil {
 		return record{}, fmt.Errorf("execution %s: %w", e.ID, err)
+	}
+	if seat := r.text(24); seat != "" {
+		if e.Seat, err = strconv.Atoi(seat[strings.LastIndexByte(seat, '#')+1:]); err != nil {
+			return record{}, fmt.Errorf("execution %s: seat %q is not known", e.ID, seat)
+		}
 	}
 	if r.null(6) {
 		def, err := d.version(rec.job, r.int(4))
@@ -345,6 +376,7 @@ func (d *data) locate(id string) (p place, ok bool, err error) {
 // because its job's version says the same.
 func sameFrozen(a, b *job.Frozen) bool {
 	return a.JobName == b.JobName && a.TemplateType == b.TemplateType && a.Organisation == b.Organisation &&
+		a.Priority == b.Priority && a.Selector == b.Selector &&
 		a.Timeout == b.Timeout && a.Retry == b.Retry && a.Zone == b.Zone && string(a.Parameters) == string(b.Parameters) &&
 		sameStrings(a.Notifications.OnSuccess, b.Notifications.OnSuccess) && sameStrings(a.Notifications.OnFailure, b.Notifications.OnFailure)
 }

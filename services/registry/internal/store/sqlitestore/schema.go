@@ -152,6 +152,34 @@ CREATE TABLE tokens (
 	expires_at INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX tokens_expiry ON tokens (expires_at) WHERE expires_at IS NOT NULL;
+`, `
+-- The queue of a record that waits is that of job.Queue, its template's type and more.
+UPDATE executions SET queue = queue || '|' || coalesce(json_extract(frozen, '$.Organisation'),
+	(SELECT json_extract(definition, '$.organisation') FROM job_versions v WHERE v.job = executions.job AND v.version = executions.version),
+	'default') || '|0|'
+	WHERE queue >= '';
+
+-- Which of its template's seats the record takes, as type#number.
+ALTER TABLE executions ADD COLUMN seat TEXT;
+CREATE UNIQUE INDEX executions_seat ON executions (seat) WHERE seat IS NOT NULL;
+
+-- about is what the executor said of itself when it came, as JSON.
+ALTER TABLE sessions ADD COLUMN about TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE sessions ADD COLUMN opened_at INTEGER;
+ALTER TABLE sessions ADD COLUMN running INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN stopping INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN last_beat_at INTEGER;
+ALTER TABLE sessions ADD COLUMN draining INTEGER NOT NULL DEFAULT 0;
+
+-- The registries that share the store.
+CREATE TABLE replicas (
+	id           TEXT PRIMARY KEY,
+	name         TEXT NOT NULL,
+	version      TEXT NOT NULL,
+	opened_at    INTEGER,
+	count        INTEGER NOT NULL,
+	last_beat_at INTEGER
+) WITHOUT ROWID;
 `}
 
 // migrate applies what is missing, in one transaction.

@@ -94,7 +94,7 @@ func fireAt(j *job.Job, t time.Time) *store.Fire {
 		ID: job.ExecutionID(j.ID, job.TriggerScheduler, key), JobID: j.ID, JobVersion: 1, Trigger: job.TriggerScheduler, Key: key,
 		ScheduledFor: t, CreatedAt: t, Frozen: j.Freeze(true), Status: job.Pending, Exclusive: true,
 	}
-	e = e.Lease(job.Holder{Session: "sess_1", Stream: "stream_1", Number: 1, Host: "executor-1"}, t)
+	e = e.Lease(job.Holder{Session: "sess_1", Stream: "stream_1", Number: 1, Host: "executor-1"}, 0, t)
 	return &store.Fire{Execution: e, Version: 1, FireAt: t, Next: t.Add(time.Minute)}
 }
 
@@ -523,7 +523,7 @@ func TestUrgent(t *testing.T) {
 		want bool
 	}{
 		{&store.Fire{}, true},
-		{&store.Change{Status: waiting.Status, Token: waiting.Token, To: waiting.Lease(job.Holder{Session: "s"}, start)}, true},
+		{&store.Change{Status: waiting.Status, Token: waiting.Token, To: waiting.Lease(job.Holder{Session: "s"}, 0, start)}, true},
 		{&store.Change{Status: e.Status, Token: e.Token, To: e.Start(start, start, nil)}, false},
 		{finish(e, start), false},
 		{&store.Change{Status: e.Status, Token: e.Token, To: waiting}, false},

@@ -2,6 +2,7 @@ package sqlitestore
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 func marks(n int) string { return `?` + strings.Repeat(`, ?`, n-1) }
 
 // DueJobs implements [store.Work].
-func (s *Store) DueJobs(ctx context.Context, until time.Time, after *job.Job, limit int) (due []*job.Job, err error) {
+func (s *Store) DueJobs(ctx context.Context, share *job.Share, until time.Time, after *job.Job, limit int) (due []*job.Job, err error) {
 	err = s.read(ctx, func(d *data) error {
 		at, key := int64(none+1), int64(0)
 		if after != nil {
@@ -22,15 +23,20 @@ func (s *Store) DueJobs(ctx context.Context, until time.Time, after *job.Job, li
 				return err
 			}
 		}
-		return d.each(`SELECT job, version, next_run_at FROM job_state WHERE next_run_at <= ? AND (next_run_at, job) > (?, ?) ORDER BY next_run_at, job LIMIT ?`,
-			args{until, at, key, limit}, func(r row) error {
+		if limit <= 0 {
+			return nil
+		}
+		return d.each(`SELECT job, version, next_run_at FROM job_state WHERE next_run_at <= ? AND (next_run_at, job) > (?, ?) ORDER BY next_run_at, job`,
+			args{until, at, key}, func(r row) error {
 				shared, err := d.version(r.int(0), r.int(1))
-				if err != nil {
+				if err != nil || !share.Has(shared.ID) {
 					return err
 				}
 				j := *shared
 				j.NextRunAt = r.time(2)
-				due = append(due, &j)
+				if due = append(due, &j); len(due) == limit {
+					return errEnough
+				}
 				return nil
 			})
 	})
@@ -46,8 +52,29 @@ func (d *data) seqOf(e *job.Execution) (int64, error) {
 	return p.seq, err
 }
 
+// Queues implements [store.Work].
+func (s *Store) Queues(ctx context.Context) (queues []job.Queue, err error) {
+	err = s.read(ctx, func(d *data) error {
+		// One step into the index for each queue, however long they are. Texts sort
+		// after the numbers of those that do not wait.
+		return d.each(`WITH RECURSIVE q(queue) AS (
+			SELECT (SELECT queue FROM executions WHERE queue >= '' ORDER BY queue LIMIT 1)
+			UNION ALL
+			SELECT (SELECT e.queue FROM executions e WHERE e.queue > q.queue ORDER BY e.queue LIMIT 1) FROM q WHERE q.queue IS NOT NULL
+			) SELECT queue FROM q WHERE queue IS NOT NULL`, nil, func(r row) error {
+			q, err := job.ParseQueue(r.text(0))
+			queues = append(queues, q)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return queues, nil
+}
+
 // Waiting implements [store.Work].
-func (s *Store) Waiting(ctx context.Context, templateType string, until time.Time, after *job.Execution, limit int) (page []*job.Execution, err error) {
+func (s *Store) Waiting(ctx context.Context, q job.Queue, share *job.Share, until time.Time, after *job.Execution, limit int) (page []*job.Execution, err error) {
 	err = s.read(ctx, func(d *data) error {
 		at := int64(none + 1)
 		if after != nil {
@@ -57,8 +84,8 @@ func (s *Store) Waiting(ctx context.Context, templateType string, until time.Tim
 		if err != nil {
 			return err
 		}
-		found, err := d.executions(`WHERE e.queue = ? AND e.wake_at <= ? AND (e.wake_at, e.seq) > (?, ?) ORDER BY e.wake_at, e.seq LIMIT ?`,
-			args{templateType, until, at, seq, limit})
+		found, err := d.shared(share, limit, `WHERE e.queue = ? AND e.wake_at <= ? AND (e.wake_at, e.seq) > (?, ?) ORDER BY e.wake_at, e.seq`,
+			args{q.String(), until, at, seq})
 		d.cache.learnPlaces(found)
 		page = plain(found)
 		return err
@@ -67,14 +94,14 @@ func (s *Store) Waiting(ctx context.Context, templateType string, until time.Tim
 }
 
 // Held implements [store.Work].
-func (s *Store) Held(ctx context.Context, after *job.Execution, limit int) (page []*job.Execution, err error) {
+func (s *Store) Held(ctx context.Context, share *job.Share, after *job.Execution, limit int) (page []*job.Execution, err error) {
 	err = s.read(ctx, func(d *data) error {
 		seq, err := d.seqOf(after)
 		if err != nil {
 			return err
 		}
-		found, err := d.executions(`WHERE e.seq IN (SELECT seq FROM executions WHERE queue = 0 AND session IS NOT NULL AND seq > ? ORDER BY seq LIMIT ?) ORDER BY e.seq`,
-			args{seq, limit})
+		found, err := d.shared(share, limit, `WHERE e.seq IN (SELECT seq FROM executions WHERE queue = 0 AND session IS NOT NULL AND seq > ?) ORDER BY e.seq`,
+			args{seq})
 		page = plain(found)
 		return err
 	})
@@ -82,40 +109,42 @@ func (s *Store) Held(ctx context.Context, after *job.Execution, limit int) (page
 }
 
 // Overdue implements [store.Work].
-func (s *Store) Overdue(ctx context.Context, now time.Time, limit int) (page []*job.Execution, err error) {
+func (s *Store) Overdue(ctx context.Context, share *job.Share, now time.Time, limit int) (page []*job.Execution, err error) {
 	err = s.read(ctx, func(d *data) error {
-		found, err := d.executions(`WHERE e.queue IN (0, 1) AND e.wake_at <= ? ORDER BY e.wake_at, e.seq LIMIT ?`, args{now, limit})
+		found, err := d.shared(share, limit, `WHERE e.queue IN (0, 1) AND e.wake_at <= ? ORDER BY e.wake_at, e.seq`, args{now})
 		page = plain(found)
 		return err
 	})
 	return page, err
 }
 
-// OpenSession implements [store.Work].
-func (s *Store) OpenSession(ctx context.Context, session store.Session, now time.Time) error {
-	return s.write(ctx, func(w *writer) error {
-		if _, err := w.exec(`DELETE FROM sessions WHERE ended_at < ?`, args{now.Add(-24 * time.Hour)}); err != nil {
-			return err
+// Find implements [store.Work].
+func (s *Store) Find(ctx context.Context, ids []string) (found []*job.Execution, err error) {
+	if len(ids) > store.MaxFind {
+		return nil, unavailable(fmt.Errorf("find %d executions: at most %d can be asked for at once", len(ids), store.MaxFind))
+	}
+	err = s.read(ctx, func(d *data) error {
+		for _, id := range ids {
+			p, ok, err := d.locate(id)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				continue
+			}
+			rec, err := d.execution(p.seq)
+			if err != nil {
+				return err
+			}
+			found = append(found, rec.Execution)
 		}
-		n, err := w.exec(`INSERT INTO sessions (id, host, count) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, args{session.ID, session.Host, session.Count})
-		if err != nil || n > 0 {
-			return err
-		}
-		lives, err := w.number(`SELECT count(*) FROM sessions WHERE id = ? AND ended_at IS NULL`, args{session.ID})
-		if err == nil && lives == 0 {
-			return job.ErrConflict
-		}
-		return err
+		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
 }
 
-// Sessions implements [store.Work].
-func (s *Store) Sessions(ctx context.Context) (live []store.Session, err error) {
-	err = s.read(ctx, func(d *data) error {
-		return d.each(`SELECT id, host, count FROM sessions WHERE ended_at IS NULL ORDER BY id`, nil, func(r row) error {
-			live = append(live, store.Session{ID: r.text(0), Host: r.text(1), Count: r.int(2)})
-			return nil
-		})
-	})
-	return live, err
-}
+// Mend implements [store.Work]. A transaction leaves nothing half done.
+func (s *Store) Mend(context.Context, time.Time) error { return nil }

@@ -163,7 +163,7 @@ func newWriter(s *Store, c *conn) (*writer, error) {
 			WHERE job = ?5 AND version = ?6 AND next_run_at = ?7 AND (?2 IS NULL OR slot IS NULL)`},
 		{&w.insert, `INSERT INTO executions (` + stateColumns + `, seq, job, at, cause, version, idempotent, frozen, triggered_by, created_at)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`},
-		{&w.change, `UPDATE executions SET (` + stateColumns + `) = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, exclusive & ?15)
+		{&w.change, `UPDATE executions SET seat = ?20, (` + stateColumns + `) = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, exclusive & ?15)
 			WHERE seq = ?16 AND status = ?17 AND token = ?18 AND (?19 = 0 OR cancel IS NULL)`},
 	} {
 		stmt, err := c.Prepare(h.text)
@@ -307,7 +307,7 @@ func (w *writer) do(now time.Time, op store.Op) (store.Answer, error) {
 	case *store.Change:
 		return w.changeRecord(op)
 	case *store.Beat:
-		return w.beat(op)
+		return w.beat(now, op)
 	case *store.EndSession:
 		return w.endSession(now, op)
 	case *store.AppendLog:

@@ -133,6 +133,29 @@ func (f *flaky) OpenSession(ctx context.Context, s store.Session, now time.Time)
 	return f.write(func() error { return f.Store.OpenSession(ctx, s, now) })
 }
 
+func (f *flaky) DrainSession(ctx context.Context, id string, drain bool, a *store.Audit) (store.Session, error) {
+	s, err := writeOne(f, func() (*store.Session, error) {
+		s, err := f.Store.DrainSession(ctx, id, drain, a)
+		return &s, err
+	})
+	if err != nil {
+		return store.Session{}, err
+	}
+	return *s, nil
+}
+
+func (f *flaky) BeatReplica(ctx context.Context, r store.Replica, now time.Time) error {
+	return f.write(func() error { return f.Store.BeatReplica(ctx, r, now) })
+}
+
+func (f *flaky) DropReplica(ctx context.Context, id string) error {
+	return f.write(func() error { return f.Store.DropReplica(ctx, id) })
+}
+
+func (f *flaky) Mend(ctx context.Context, now time.Time) error {
+	return f.write(func() error { return f.Store.Mend(ctx, now) })
+}
+
 func (f *flaky) AddUser(ctx context.Context, u store.User, a *store.Audit) error {
 	return f.write(func() error { return f.Store.AddUser(ctx, u, a) })
 }

@@ -467,7 +467,7 @@ func (w *walk) transition(e *job.Execution) *job.Execution {
 		if w.chance(10) {
 			return e.CancelledUnstarted(w.now)
 		}
-		return e.Lease(held, w.now)
+		return e.Lease(held, 0, w.now)
 	case e.Status == job.Pending || e.Status == job.Retrying:
 		switch w.random.IntN(4) {
 		case 0:
@@ -682,18 +682,18 @@ func (w *walk) compare() {
 	}
 	size := 1 + w.random.IntN(20)
 	compareSets("waiting", pages(w.suite, size, func(after *job.Execution, limit int) ([]*job.Execution, error) {
-		return w.Waiting(w.Context(), "noop", w.now, after, limit)
+		return w.Waiting(w.Context(), queueOf("noop"), nil, w.now, after, limit)
 	}), func(e *job.Execution) bool { return waits(e) && !e.WakeAt.After(w.now) })
 	compareSets("held", pages(w.suite, size, func(after *job.Execution, limit int) ([]*job.Execution, error) {
-		return w.Held(w.Context(), after, limit)
+		return w.Held(w.Context(), nil, after, limit)
 	}), (*job.Execution).Leased)
-	overdue, err := w.Overdue(w.Context(), w.now, 1000)
+	overdue, err := w.Overdue(w.Context(), nil, w.now, 1000)
 	w.ok(err)
 	compareSets("overdue", overdue, func(e *job.Execution) bool {
 		return !waits(e) && !e.WakeAt.IsZero() && !e.WakeAt.After(w.now)
 	})
 	due := set(w.suite, pages(w.suite, size, func(after *job.Job, limit int) ([]*job.Job, error) {
-		return w.DueJobs(w.Context(), at(15), after, limit)
+		return w.DueJobs(w.Context(), nil, at(15), after, limit)
 	}), func(j *job.Job) string { return j.ID })
 	n := 0
 	for id, j := range w.m.jobs {

@@ -40,7 +40,7 @@ var fireTests = map[string]func(*suite){
 		if next := s.job(j.ID).NextRunAt; !next.IsZero() {
 			s.Fatalf("next run at %s", next)
 		}
-		due, err := s.DueJobs(s.Context(), at(1000), nil, 10)
+		due, err := s.DueJobs(s.Context(), nil, at(1000), nil, 10)
 		s.ok(err)
 		s.same(len(due), 0)
 	},
@@ -220,7 +220,7 @@ var changeTests = map[string]func(*suite){
 		s.same(back.Status, job.Retrying)
 		s.done(change(run, back))
 		s.stands(back)
-		again := back.Lease(job.Holder{Session: "sess_2", Stream: "stream_2", Number: 9, Host: "executor-2"}, at(2))
+		again := back.Lease(job.Holder{Session: "sess_2", Stream: "stream_2", Number: 9, Host: "executor-2"}, 0, at(2))
 		s.done(change(back, again))
 		s.stands(again)
 		lost := again.Start(at(2), at(2), nil)
@@ -228,7 +228,7 @@ var changeTests = map[string]func(*suite){
 		requeued := lost.Lost(at(3), false)
 		s.done(change(lost, requeued))
 		s.stands(requeued)
-		last := requeued.Lease(holder(4), at(3))
+		last := requeued.Lease(holder(4), 0, at(3))
 		s.done(change(requeued, last))
 		end := ended(last, job.Success, at(4))
 		s.same(len(end.Attempts), 3)
@@ -341,39 +341,11 @@ var changeTests = map[string]func(*suite){
 		j := s.create()
 		e, _, err := s.RunNow(s.Context(), store.RunNow{Execution: manual(j, "key_1", at(0)), Now: at(0)})
 		s.ok(err)
-		held := e.Lease(holder(1), at(0))
+		held := e.Lease(holder(1), 0, at(0))
 		s.done(change(e, held))
 		end := ended(held, job.Success, at(1))
 		s.done(change(held, end))
 		s.stands(end)
-	},
-}
-
-var sessionTests = map[string]func(*suite){
-	"open, beat, end": func(s *suite) {
-		ctx := s.Context()
-		one := store.Session{ID: "sess_b", Host: "b"}
-		s.ok(s.OpenSession(ctx, one, at(0)))
-		s.ok(s.OpenSession(ctx, store.Session{ID: "sess_a", Host: "a"}, at(0)))
-		s.done(&store.Beat{Session: "sess_b", Count: 5})
-		s.done(&store.Beat{Session: "sess_b", Count: 3}) // lower: nothing changes
-		s.ok(s.OpenSession(ctx, one, at(0)))             // lives already: nothing changes
-		live, err := s.Sessions(ctx)
-		s.ok(err)
-		s.same(live, []store.Session{{ID: "sess_a", Host: "a"}, {ID: "sess_b", Host: "b", Count: 5}})
-		s.lost(&store.EndSession{Session: "sess_b", Count: 4}) // it has beaten since
-		s.done(&store.EndSession{Session: "sess_b", Count: 5})
-		s.done(&store.EndSession{Session: "sess_b", Count: 5}) // gone already
-		s.done(&store.EndSession{Session: "nobody", Count: 1})
-		s.lost(&store.Beat{Session: "sess_b", Count: 6})
-		s.lost(&store.Beat{Session: "nobody", Count: 1})
-		s.fails(s.OpenSession(ctx, one, at(1)), job.ErrConflict)
-		live, err = s.Sessions(ctx)
-		s.ok(err)
-		s.same(live, []store.Session{{ID: "sess_a", Host: "a"}})
-		// A day later it is forgotten.
-		s.ok(s.OpenSession(ctx, store.Session{ID: "sess_c", Host: "c"}, at(24*60+1)))
-		s.ok(s.OpenSession(ctx, one, at(24*60+1)))
 	},
 }
 

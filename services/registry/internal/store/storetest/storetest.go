@@ -28,7 +28,7 @@ func Run(t *testing.T, opener Opener) {
 	}{
 		{"Fire", fireTests},
 		{"Change", changeTests},
-		{"Sessions", sessionTests},
+		{"Fleet", fleetTests},
 		{"Logs", logTests},
 		{"Definitions", definitionTests},
 		{"History", historyTests},
@@ -114,6 +114,11 @@ func (s *suite) create(change ...func(*job.Job)) *job.Job {
 
 func allowOverlap(j *job.Job) { j.Overlap = job.OverlapAllow }
 
+// queueOf returns the queue of newJob's runs, as they would be of the template.
+func queueOf(template string) job.Queue {
+	return job.Queue{Organisation: job.DefaultOrganisation, TemplateType: template}
+}
+
 // pending returns the execution of the job's next fire time.
 func pending(j *job.Job) *job.Execution {
 	t := j.NextRunAt
@@ -129,7 +134,7 @@ func holder(n int) job.Holder {
 }
 
 // leased returns the same, leased.
-func leased(j *job.Job, n int) *job.Execution { return pending(j).Lease(holder(n), j.NextRunAt) }
+func leased(j *job.Job, n int) *job.Execution { return pending(j).Lease(holder(n), 0, j.NextRunAt) }
 
 // skip returns a record that says that count fire times were missed.
 func skip(j *job.Job, count int) *job.Execution {

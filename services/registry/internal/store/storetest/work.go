@@ -59,7 +59,7 @@ var workTests = map[string]func(*suite){
 		s.ok(err)
 		for _, size := range []int{1, 4, 100} {
 			all := pages(s, size, func(after *job.Job, limit int) ([]*job.Job, error) {
-				return s.DueJobs(s.Context(), at(2), after, limit)
+				return s.DueJobs(s.Context(), nil, at(2), after, limit)
 			})
 			for i, j := range all {
 				if i > 0 && j.NextRunAt.Before(all[i-1].NextRunAt) {
@@ -68,7 +68,7 @@ var workTests = map[string]func(*suite){
 			}
 			sameRecords(s, set(s, all, func(j *job.Job) string { return j.ID }), want)
 		}
-		early, err := s.DueJobs(s.Context(), start.Add(-time.Millisecond), nil, 10)
+		early, err := s.DueJobs(s.Context(), nil, start.Add(-time.Millisecond), nil, 10)
 		s.ok(err)
 		s.same(len(early), 0)
 	},
@@ -114,7 +114,7 @@ var workTests = map[string]func(*suite){
 		}
 		for _, size := range []int{1, 3, 100} {
 			all := pages(s, size, func(after *job.Execution, limit int) ([]*job.Execution, error) {
-				return s.Waiting(s.Context(), "noop", at(5), after, limit)
+				return s.Waiting(s.Context(), queueOf("noop"), nil, at(5), after, limit)
 			})
 			for i, e := range all {
 				if i > 0 && e.WakeAt.Before(all[i-1].WakeAt) {
@@ -123,11 +123,11 @@ var workTests = map[string]func(*suite){
 			}
 			sameRecords(s, set(s, all, executionID), waiting)
 			all = pages(s, size, func(after *job.Execution, limit int) ([]*job.Execution, error) {
-				return s.Held(s.Context(), after, limit)
+				return s.Held(s.Context(), nil, after, limit)
 			})
 			sameRecords(s, set(s, all, executionID), held)
 		}
-		all, err := s.Overdue(s.Context(), at(5), 100)
+		all, err := s.Overdue(s.Context(), nil, at(5), 100)
 		s.ok(err)
 		sameRecords(s, set(s, all, executionID), overdue)
 		for i, e := range all {
@@ -135,10 +135,10 @@ var workTests = map[string]func(*suite){
 				s.Fatalf("%s is out of order", e.ID)
 			}
 		}
-		few, err := s.Overdue(s.Context(), at(5), 3)
+		few, err := s.Overdue(s.Context(), nil, at(5), 3)
 		s.ok(err)
 		s.same(few, all[:3])
-		none, err := s.Waiting(s.Context(), "unknown", at(5), nil, 10)
+		none, err := s.Waiting(s.Context(), queueOf("unknown"), nil, at(5), nil, 10)
 		s.ok(err)
 		s.same(len(none), 0)
 	},
@@ -197,7 +197,7 @@ var raceTests = map[string]func(*suite){
 		e := pending(j)
 		s.done(fire(j, e))
 		won := race(16, func(i int) bool {
-			return s.Do(s.Context(), start, []store.Op{change(e, e.Lease(holder(i), at(0)))})[0].Outcome == store.Done
+			return s.Do(s.Context(), start, []store.Op{change(e, e.Lease(holder(i), 0, at(0)))})[0].Outcome == store.Done
 		})
 		s.same(won, 1)
 		s.same(s.execution(e.ID).Token, int64(1))
