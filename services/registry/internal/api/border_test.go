@@ -76,16 +76,32 @@ func TestBadInput(t *testing.T) {
 		"malformed cron, short": {
 			"PUT", jobsPath + "/" + id, `{"schedule": {"cron": "0 25 * * *"}}`, nil, 400, "INVALID_REQUEST", "schedule.cron", "25",
 		},
-		"cron that never comes": {"PUT", jobsPath + "/" + id, `{"schedule": {"cron": "0 0 30 2 *"}}`, nil, 400, "INVALID_REQUEST", "schedule.expression", "never"},
-		"unknown zone":          {"PUT", jobsPath + "/" + id, `{"schedule": {"cron": "* * * * *", "timezone": "Europe/Atlantis"}}`, nil, 400, "INVALID_REQUEST", "schedule.timezone", ""},
-		"two schedules":         {"PUT", jobsPath + "/" + id, `{"schedule": {"cron": "* * * * *", "interval_seconds": 5}}`, nil, 400, "INVALID_REQUEST", "schedule.interval_seconds", "one of the two"},
-		"unknown schedule type": {"PUT", jobsPath + "/" + id, `{"schedule": {"type": "weekly"}}`, nil, 400, "INVALID_REQUEST", "schedule.type", "must be one of cron, interval, once, manual"},
-		"interval of 0":         {"PUT", jobsPath + "/" + id, `{"schedule": {"interval_seconds": 0}}`, nil, 400, "INVALID_REQUEST", "schedule.interval_seconds", "1"},
-		"dst word":              {"PUT", jobsPath + "/" + id, `{"schedule": {"cron": "* * * * *", "dst": {"gap": "jump"}}}`, nil, 400, "INVALID_REQUEST", "schedule.dst.gap", "run_after"},
-		"once in the past":      {"PUT", jobsPath + "/" + id, `{"schedule": {"type": "once", "run_at": "2026-11-23T11:00:00Z"}}`, nil, 400, "INVALID_REQUEST", "schedule.run_at", "past"},
-		"negative retries":      {"PUT", jobsPath + "/" + id, `{"retry_policy": {"max_retries": -1}}`, nil, 400, "INVALID_REQUEST", "retry_policy.max_retries", "greater than or equal to 0"},
-		"no address":            {"PUT", jobsPath + "/" + id, `{"notifications": {"on_failure": ["a@example.com", "nobody"]}}`, nil, 400, "INVALID_REQUEST", "notifications.on_failure[1]", "email"},
-		"policy word":           {"PUT", jobsPath + "/" + id, `{"overlap_policy": "maybe"}`, nil, 400, "INVALID_REQUEST", "overlap_policy", "must be one of forbid, allow"},
+		"cron that never comes":    {"PUT", jobsPath + "/" + id, `{"schedule": {"cron": "0 0 30 2 *"}}`, nil, 400, "INVALID_REQUEST", "schedule.expression", "never"},
+		"unknown zone":             {"PUT", jobsPath + "/" + id, `{"schedule": {"cron": "* * * * *", "timezone": "Europe/Atlantis"}}`, nil, 400, "INVALID_REQUEST", "schedule.timezone", ""},
+		"two schedules":            {"PUT", jobsPath + "/" + id, `{"schedule": {"cron": "* * * * *", "interval_seconds": 5}}`, nil, 400, "INVALID_REQUEST", "schedule.interval_seconds", "one of the two"},
+		"unknown schedule type":    {"PUT", jobsPath + "/" + id, `{"schedule": {"type": "weekly"}}`, nil, 400, "INVALID_REQUEST", "schedule.type", "must be one of cron, interval, once, manual"},
+		"interval of 0":            {"PUT", jobsPath + "/" + id, `{"schedule": {"interval_seconds": 0}}`, nil, 400, "INVALID_REQUEST", "schedule.interval_seconds", "1"},
+		"dst word":                 {"PUT", jobsPath + "/" + id, `{"schedule": {"cron": "* * * * *", "dst": {"gap": "jump"}}}`, nil, 400, "INVALID_REQUEST", "schedule.dst.gap", "run_after"},
+		"once in the past":         {"PUT", jobsPath + "/" + id, `{"schedule": {"type": "once", "run_at": "2026-11-23T11:00:00Z"}}`, nil, 400, "INVALID_REQUEST", "schedule.run_at", "past"},
+		"negative retries":         {"PUT", jobsPath + "/" + id, `{"retry_policy": {"max_retries": -1}}`, nil, 400, "INVALID_REQUEST", "retry_policy.max_retries", "greater than or equal to 0"},
+		"no address":               {"PUT", jobsPath + "/" + id, `{"notifications": {"on_failure": ["a@example.com", "nobody"]}}`, nil, 400, "INVALID_REQUEST", "notifications.on_failure[1]", "email"},
+		"policy word":              {"PUT", jobsPath + "/" + id, `{"overlap_policy": "maybe"}`, nil, 400, "INVALID_REQUEST", "overlap_policy", "must be one of forbid, allow"},
+		"priority 11":              {"PUT", jobsPath + "/" + id, `{"priority": 11}`, nil, 400, "INVALID_REQUEST", "priority", "10"},
+		"priority -11":             {"PUT", jobsPath + "/" + id, `{"priority": -11}`, nil, 400, "INVALID_REQUEST", "priority", "-10"},
+		"a high priority":          {"PUT", jobsPath + "/" + id, `{"priority": "high"}`, nil, 400, "INVALID_REQUEST", "priority", "whole number"},
+		"half a priority":          {"PUT", jobsPath + "/" + id, `{"priority": 0.5}`, nil, 400, "INVALID_REQUEST", "priority", "whole number"},
+		"organisation in capitals": {"PUT", jobsPath + "/" + id, `{"organisation": "Shop"}`, nil, 400, "INVALID_REQUEST", "organisation", "lower-case"},
+		"organisation with a bar":  {"PUT", jobsPath + "/" + id, `{"organisation": "a|b"}`, nil, 400, "INVALID_REQUEST", "organisation", "lower-case"},
+		"a long organisation":      {"PUT", jobsPath + "/" + id, `{"organisation": "` + strings.Repeat("x", 64) + `"}`, nil, 400, "INVALID_REQUEST", "organisation", "at most 63"},
+		"organisation line end":    {"PUT", jobsPath + "/" + id, `{"organisation": "shop\n"}`, nil, 400, "INVALID_REQUEST", "organisation", "lower-case"},
+		"a comma in a label":       {"PUT", jobsPath + "/" + id, `{"executor_selector": {"zone": "a,b"}}`, nil, 400, "INVALID_REQUEST", "executor_selector.zone", "letter"},
+		"an empty label":           {"PUT", jobsPath + "/" + id, `{"executor_selector": {"zone": ""}}`, nil, 400, "INVALID_REQUEST", "executor_selector.zone", "1 to 63"},
+		"'=' in a label name":      {"PUT", jobsPath + "/" + id, `{"executor_selector": {"a=b": "c"}}`, nil, 400, "INVALID_REQUEST", "executor_selector", "\"a=b\""},
+		"an empty label name":      {"PUT", jobsPath + "/" + id, `{"executor_selector": {"": "c"}}`, nil, 400, "INVALID_REQUEST", "executor_selector", "1 to 63"},
+		"a long label":             {"PUT", jobsPath + "/" + id, `{"executor_selector": {"zone": "` + strings.Repeat("x", 64) + `"}}`, nil, 400, "INVALID_REQUEST", "executor_selector.zone", "1 to 63"},
+		"a label that is null":     {"PUT", jobsPath + "/" + id, `{"executor_selector": {"zone": null}}`, nil, 400, "INVALID_REQUEST", "executor_selector.zone", ""},
+		"a label that is a list":   {"PUT", jobsPath + "/" + id, `{"executor_selector": {"zone": ["eu"]}}`, nil, 400, "INVALID_REQUEST", "executor_selector.zone", "string"},
+		"17 labels":                {"PUT", jobsPath + "/" + id, `{"executor_selector": {"k0": "v", "k1": "v", "k2": "v", "k3": "v", "k4": "v", "k5": "v", "k6": "v", "k7": "v", "k8": "v", "k9": "v", "k10": "v", "k11": "v", "k12": "v", "k13": "v", "k14": "v", "k15": "v", "k16": "v"}}`, nil, 400, "INVALID_REQUEST", "executor_selector", "16"},
 		"parameter by schema": {
 			"PUT", jobsPath + "/" + id, `{"template_type": "database_cleanup", "parameters": {"collection": "secrets", "condition": 5, "extra": 1}}`, nil,
 			400, "INVALID_REQUEST", "parameters.collection", `must be one of "logs", "messages", "sessions", "users"`,
@@ -122,6 +138,12 @@ func TestBadInput(t *testing.T) {
 		"its log":               {"GET", executionsPath + "/exec_unknown/logs", ``, nil, 404, "NOT_FOUND", "", ""},
 		"its cancelling":        {"POST", executionsPath + "/exec_unknown/cancel", ``, nil, 404, "NOT_FOUND", "", ""},
 		"nothing as a form":     {"POST", executionsPath + "/exec_unknown/cancel", ``, []header{{"Content-Type", "application/x-www-form-urlencoded"}}, 404, "NOT_FOUND", "", ""},
+		"unknown worker":        {"POST", workersPath + "/unknown/drain", ``, nil, 404, "NOT_FOUND", "", "there is no worker unknown"},
+		"unknown, resumed":      {"POST", workersPath + "/unknown/resume", ``, nil, 404, "NOT_FOUND", "", "there is no worker unknown"},
+		"drain with a field":    {"POST", workersPath + "/unknown/drain", `{"grace": 5}`, nil, 400, "INVALID_REQUEST", "grace", "not a known field"},
+		"a long worker":         {"POST", workersPath + "/" + strings.Repeat("x", 101) + "/drain", ``, nil, 400, "INVALID_REQUEST", "id", "100"},
+		"worker by itself":      {"GET", workersPath + "/unknown", ``, nil, 404, "NO_SUCH_ROUTE", "", ""},
+		"workers by query":      {"GET", workersPath + "?status=ready", ``, nil, 400, "INVALID_REQUEST", "status", "has none"},
 		"its resolving":         {"POST", executionsPath + "/exec_unknown/resolve", `{"status": "failed", "reason": "x"}`, nil, 404, "NOT_FOUND", "", ""},
 		"resolve to running":    {"POST", executionsPath + "/exec_unknown/resolve", `{"status": "running", "reason": "x"}`, nil, 400, "INVALID_REQUEST", "status", "success"},
 		"template not there":    {"GET", "/api/admin/job-templates/unheard_of", ``, nil, 404, "NOT_FOUND", "", ""},
@@ -179,6 +201,10 @@ func TestRoutesAndRoles(t *testing.T) {
 		"GET /api/admin/job-templates":                          access.Admin,
 		"GET /api/admin/job-templates/{type}":                   access.Admin,
 		"GET /api/admin/audit":                                  access.SuperAdmin,
+		"GET /api/admin/workers":                                access.Admin,
+		"POST /api/admin/workers/{id}/drain":                    access.SuperAdmin,
+		"POST /api/admin/workers/{id}/resume":                   access.SuperAdmin,
+		"GET /api/admin/registries":                             access.Admin,
 	}
 	all, err := routes()
 	if err != nil {
@@ -288,6 +314,9 @@ func (outage) Audits(context.Context, string, int, int) ([]store.AuditEntry, int
 	return nil, 0, errOutage
 }
 
+func (outage) Sessions(context.Context) ([]store.Session, error) { return nil, errOutage }
+func (outage) Replicas(context.Context) ([]store.Replica, error) { return nil, errOutage }
+
 func TestStoreOutage(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Store = outage{c.Store} })
 	for _, c := range []struct{ method, path, body string }{
@@ -302,6 +331,10 @@ func TestStoreOutage(t *testing.T) {
 		{"GET", executionsPath + "/x/logs", ""},
 		{"POST", executionsPath + "/x/cancel", ""},
 		{"GET", "/api/admin/audit", ""},
+		{"GET", workersPath, ""},
+		{"POST", workersPath + "/x/drain", ""},
+		{"POST", workersPath + "/x/resume", ""},
+		{"GET", registriesPath, ""},
 	} {
 		for _, h := range []header{{}, {"Idempotency-Key", "k"}} {
 			a := r.as(access.SuperAdmin, c.method, c.path, c.body, h)
@@ -541,6 +574,7 @@ func TestOpenAPI(t *testing.T) {
 	}
 	for path, required := range map[string]bool{
 		jobsPath: true, jobsPath + "/{id}/run": false, executionsPath + "/{execution_id}/cancel": false, executionsPath + "/{execution_id}/resolve": true,
+		workersPath + "/{id}/drain": false, workersPath + "/{id}/resume": false,
 	} {
 		for _, p := range doc.Paths[path]["post"].Parameters {
 			if p.In == "body" && p.Required != required {
@@ -574,7 +608,7 @@ func TestTemplates(t *testing.T) {
 	want := map[string]any{
 		"id": "database_cleanup", "name": "Database Cleanup", "description": "Remove old records from a database collection", "category": "maintenance",
 		"icon": "🧹", "parameters_schema": schema, "estimated_duration": "5-30 minutes", "resource_usage": "low", "risk_level": "medium",
-		"idempotent": true, "destructive": true, "version": 1.0, "available": true,
+		"idempotent": true, "destructive": true, "version": 1.0, "available": true, "max_concurrency": 2.0,
 	}
 	if !reflect.DeepEqual(one.body, map[string]any{"template": want, "schema": schema}) {
 		t.Errorf("template %s", one.text)
@@ -589,6 +623,18 @@ func TestTemplates(t *testing.T) {
 	}
 	// Known, so that a job can be made, though nobody could run it now.
 	r.create("for later", "")
+	// So is one that only another registry was told of.
+	const elsewhere = `"template_type": "elsewhere", "schedule": {"type": "manual"}`
+	if a := r.root(http.StatusBadRequest, http.MethodPost, jobsPath, `{"name": "too early", `+elsewhere+`}`); !a.violates("template_type", "not known") {
+		t.Errorf("before it was announced: %s", a.text)
+	}
+	other := sampleTemplates()[1].Template
+	other.Type = "elsewhere"
+	if err := r.store.PutTemplates(t.Context(), []job.Template{other}); err != nil {
+		t.Fatal(err)
+	}
+	r.create("from elsewhere", elsewhere)
+	r.root(http.StatusOK, http.MethodGet, "/api/admin/job-templates/elsewhere", "")
 }
 
 func TestLogIn(t *testing.T) {

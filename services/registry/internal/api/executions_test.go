@@ -28,7 +28,7 @@ func (r *rig) start(id string) *job.Execution {
 		r.t.Fatal(err)
 	}
 	r.change(id, func(e *job.Execution) *job.Execution {
-		return e.Lease(job.Holder{Session: "session", Stream: "stream", Number: 1, Host: "server-01"}, r.Now())
+		return e.Lease(job.Holder{Session: "session", Stream: "stream", Number: 1, Host: "server-01"}, 0, r.Now())
 	})
 	return r.change(id, func(e *job.Execution) *job.Execution { return e.Start(r.Now(), r.Now(), []string{"process"}) })
 }

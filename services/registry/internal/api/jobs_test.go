@@ -54,6 +54,7 @@ func TestSpecificationExample(t *testing.T) {
 		"id": id, "created_by": "a_super_admin", "created_at": "2026-11-23T12:00:00Z", "updated_at": "2026-11-23T12:00:00Z",
 		"last_run_at": nil, "next_run_at": "2026-11-29T02:00:00Z", "version": 1.0,
 		"labels": map[string]any{}, "organisation": "default", "missed_policy": "run_once", "overlap_policy": "forbid",
+		"priority": 0.0, "executor_selector": map[string]any{},
 	} {
 		want[key] = value
 	}
@@ -125,8 +126,14 @@ func TestDefaults(t *testing.T) {
 		},
 		"read-only fields are ignored, null is the default": {
 			`{"name": "i", "template_type": "test_scheduler", "schedule": {"type": "manual"}, "id": "job_x", "created_by": "me", "created_at": "2020-01-01T00:00:00Z",
-			"version": 7, "organisation": "other", "next_run_at": "2020-01-01T00:00:00Z", "enabled": null, "timeout_seconds": null, "retry_policy": null, "labels": null, "parameters": null}`,
-			`{"created_by": "a_super_admin", "version": 1, "organisation": "default", "created_at": "2026-11-23T12:00:00Z", "next_run_at": null, "enabled": true, "timeout_seconds": 3600}`,
+			"version": 7, "organisation": null, "priority": null, "executor_selector": null, "next_run_at": "2020-01-01T00:00:00Z", "enabled": null, "timeout_seconds": null, "retry_policy": null, "labels": null, "parameters": null}`,
+			`{"created_by": "a_super_admin", "version": 1, "organisation": "default", "created_at": "2026-11-23T12:00:00Z", "next_run_at": null, "enabled": true, "timeout_seconds": 3600,
+			"priority": 0, "executor_selector": {}}`,
+		},
+		"routing": {
+			`{"name": "j", "template_type": "test_scheduler", "schedule": {"type": "manual"}, "organisation": "4-shops", "priority": -10,
+			"executor_selector": {"zone": "eu/west-1", "example.com/Disk_Kind": "SSD.2"}}`,
+			`{"organisation": "4-shops", "priority": -10, "executor_selector": {"zone": "eu/west-1", "example.com/Disk_Kind": "SSD.2"}}`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -177,7 +184,8 @@ func TestListing(t *testing.T) {
 func TestUpdate(t *testing.T) {
 	const original = `"template_type": "database_cleanup", "description": "d", "parameters": {"collection": "logs", "condition": {"a": 1}, "dryRun": false},
 		"schedule": {"interval_seconds": 60}, "enabled": true, "timeout_seconds": 5, "retry_policy": {"max_retries": 1, "retry_delay_seconds": 2},
-		"notifications": {"on_success": ["a@example.com"]}, "labels": {"k": "v"}, "missed_policy": "skip", "overlap_policy": "allow"`
+		"notifications": {"on_success": ["a@example.com"]}, "labels": {"k": "v"}, "missed_policy": "skip", "overlap_policy": "allow",
+		"organisation": "shop", "priority": 3, "executor_selector": {"zone": "eu", "disk": "ssd"}`
 	for name, c := range map[string]struct {
 		body    string
 		want    string
@@ -185,7 +193,11 @@ func TestUpdate(t *testing.T) {
 	}{
 		"nothing":             {`{}`, `{}`, 1},
 		"empty body":          {``, `{}`, 1},
-		"the same again":      {`{"description": "d", "labels": {"k": "v"}, "schedule": {"type": "interval", "interval_seconds": 60}}`, `{}`, 1},
+		"the same again":      {`{"description": "d", "labels": {"k": "v"}, "priority": 3, "executor_selector": {"disk": "ssd", "zone": "eu"}, "schedule": {"type": "interval", "interval_seconds": 60}}`, `{}`, 1},
+		"priority 0":          {`{"priority": 0}`, `{"priority": 0}`, 2},
+		"another selector":    {`{"executor_selector": {"zone": "us"}}`, `{"executor_selector": {"zone": "us"}}`, 2},
+		"any executor":        {`{"executor_selector": {}}`, `{"executor_selector": {}}`, 2},
+		"organisation":        {`{"organisation": "bank"}`, `{"organisation": "bank", "next_run_at": "2026-11-23T12:01:00Z"}`, 2},
 		"one field":           {`{"description": "e"}`, `{"description": "e", "next_run_at": "2026-11-23T12:01:00Z"}`, 2},
 		"camel case too":      {`{"timeoutSeconds": 9}`, `{"timeout_seconds": 9}`, 2},
 		"zero values":         {`{"enabled": false, "description": ""}`, `{"enabled": false, "description": "", "next_run_at": null}`, 2},
@@ -197,11 +209,13 @@ func TestUpdate(t *testing.T) {
 		},
 		"schedule": {`{"schedule": {"cron": "0 19 * * *"}}`, `{"schedule": {"type": "cron", "expression": "0 19 * * *", "timezone": "UTC"}, "next_run_at": "2026-11-23T19:00:00Z"}`, 2},
 		"null resets": {
-			`{"description": null, "enabled": null, "timeout_seconds": null, "retry_policy": null, "notifications": null, "labels": null, "missed_policy": null, "overlap_policy": null, "version": null, "id": null}`,
+			`{"description": null, "enabled": null, "timeout_seconds": null, "retry_policy": null, "notifications": null, "labels": null, "missed_policy": null, "overlap_policy": null, "version": null, "id": null,
+			"organisation": null, "priority": null, "executor_selector": null}`,
 			`{"description": "", "enabled": true, "timeout_seconds": 3600, "retry_policy": {"max_retries": 3, "retry_delay_seconds": 300},
-			"notifications": {"on_success": [], "on_failure": []}, "labels": {}, "missed_policy": "run_once", "overlap_policy": "forbid"}`, 2,
+			"notifications": {"on_success": [], "on_failure": []}, "labels": {}, "missed_policy": "run_once", "overlap_policy": "forbid",
+			"organisation": "default", "priority": 0, "executor_selector": {}}`, 2,
 		},
-		"read-only ignored": {`{"id": "job_x", "created_by": "me", "created_at": "2020-01-01T00:00:00Z", "next_run_at": null, "organisation": "other", "last_run_at": "2020-01-01T00:00:00Z"}`, `{}`, 1},
+		"read-only ignored": {`{"id": "job_x", "created_by": "me", "created_at": "2020-01-01T00:00:00Z", "next_run_at": null, "last_run_at": "2020-01-01T00:00:00Z"}`, `{}`, 1},
 		"right version":     {`{"version": 1, "name": "renamed"}`, `{"name": "renamed"}`, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -360,7 +374,8 @@ func TestIdempotentCreate(t *testing.T) {
 
 func TestRun(t *testing.T) {
 	r := newRig(t)
-	id := r.create("a job", `"template_type": "test_scheduler", "parameters": {"message": "m", "duration_seconds": 1}, "schedule": {"interval_seconds": 60}, "enabled": false`)
+	id := r.create("a job", `"template_type": "test_scheduler", "parameters": {"message": "m", "duration_seconds": 1}, "schedule": {"interval_seconds": 60}, "enabled": false,
+		"organisation": "shop", "priority": 7, "executor_selector": {"zone": "eu", "disk": "ssd"}`)
 	key := header{"Idempotency-Key", "k"}
 	a := r.root(http.StatusAccepted, http.MethodPost, jobsPath+"/"+id+"/run", `{"parameters": {"message": "other"}}`, key)
 	execution, _ := a.body["execution_id"].(string)
@@ -368,8 +383,8 @@ func TestRun(t *testing.T) {
 		t.Errorf("answer %s %v", a.text, a.header)
 	}
 	again := r.root(http.StatusAccepted, http.MethodPost, jobsPath+"/"+id+"/run", `{"parameters": {"message": "other"}}`, key)
-	if again.body["execution_id"] != execution || len(r.dispatcher.runnable) != 1 {
-		t.Errorf("repeated: %s, %d told", again.text, len(r.dispatcher.runnable))
+	if again.body["execution_id"] != execution || len(r.dispatcher.runs) != 1 {
+		t.Errorf("repeated: %s, %d told", again.text, len(r.dispatcher.runs))
 	}
 	if a := r.root(http.StatusConflict, http.MethodPost, jobsPath+"/"+id+"/run", `{"parameters": {"message": "third"}}`, key); a.reason() != "IDEMPOTENCY_KEY_REUSED" {
 		t.Errorf("another run under the key: %s", a.text)
@@ -380,7 +395,7 @@ func TestRun(t *testing.T) {
 		"scheduled_for": "2026-11-23T12:00:00Z", "started_at": nil, "completed_at": nil, "duration_seconds": nil, "result": nil, "error": nil,
 		"error_code": nil, "attempts": []any{}, "triggered_by": "manual", "triggered_by_user": "a_super_admin", "execution_host": nil,
 		"isolation": []any{}, "parameters": map[string]any{"message": "other", "duration_seconds": 1.0}, "job_version": 1.0,
-		"cancel_requested": false, "reason": nil, "missed_from": nil, "missed_until": nil, "missed_count": nil,
+		"cancel_requested": false, "reason": nil, "organisation": "shop", "priority": 7.0, "executor_selector": map[string]any{"disk": "ssd", "zone": "eu"}, "missed_from": nil, "missed_until": nil, "missed_count": nil,
 		"next_attempt_at": "2026-11-23T12:00:00Z", "progress": nil,
 	}}
 	if !reflect.DeepEqual(got, want) {

@@ -31,6 +31,8 @@ import (
 const (
 	jobsPath       = "/api/admin/scheduler-jobs"
 	executionsPath = "/api/admin/job-executions"
+	workersPath    = "/api/admin/workers"
+	registriesPath = "/api/admin/registries"
 	executorSecret = "a-credential-for-all-executors"
 )
 
@@ -91,6 +93,7 @@ func newRig(t *testing.T, change ...func(*Config)) *rig {
 			t.Fatal(err)
 		}
 	}
+	r.dispatcher.store = r.store
 	r.templates = templates.New(r.store, zap.NewNop())
 	if _, refused, err := r.templates.Announce(t.Context(), "rig", sampleTemplates()); err != nil || len(refused) > 0 {
 		t.Fatal(refused, err)
@@ -137,7 +140,7 @@ func sampleTemplates() []templates.Announcement {
 			Template: job.Template{
 				Type: "database_cleanup", Version: 1, Name: "Database Cleanup", Description: "Remove old records from a database collection",
 				Category: "maintenance", Icon: "🧹", EstimatedDuration: "5-30 minutes", ResourceUsage: "low", RiskLevel: "medium",
-				Idempotent: true, Destructive: true,
+				Idempotent: true, Destructive: true, MaxConcurrency: 2,
 				Schema: json.RawMessage(`{"type": "object", "additionalProperties": false, "required": ["collection", "condition"], "properties": {
 					"collection": {"type": "string", "description": "Collection name"},
 					"condition": {"type": "object", "description": "MongoDB query condition"},
@@ -154,11 +157,13 @@ func sampleTemplates() []templates.Announcement {
 	}
 }
 
-// dispatcher remembers what it was told. settle and progress, when set, answer.
+// dispatcher remembers what it was told. settle and progress, when set, answer;
+// runs go to the store, unleased.
 type dispatcher struct {
+	store     Store
 	mu        sync.Mutex
 	changed   []*job.Job
-	runnable  []*job.Execution
+	runs      []store.RunNow
 	cancelled []*job.Execution
 	progress  map[string]dispatch.Progress
 	settle    func(context.Context, *job.Job, time.Time) (*job.Job, error)
@@ -171,10 +176,11 @@ func (d *dispatcher) JobChanged(j *job.Job) {
 	d.changed = append(d.changed, j)
 }
 
-func (d *dispatcher) Runnable(e *job.Execution) {
+func (d *dispatcher) RunNow(ctx context.Context, run store.RunNow) (*job.Execution, bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.runnable = append(d.runnable, e)
+	d.runs = append(d.runs, run)
+	return d.store.RunNow(ctx, run)
 }
 
 func (d *dispatcher) CancelRequested(e *job.Execution) {
