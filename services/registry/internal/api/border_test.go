@@ -101,7 +101,7 @@ func TestBadInput(t *testing.T) {
 		"a long label":             {"PUT", jobsPath + "/" + id, `{"executor_selector": {"zone": "` + strings.Repeat("x", 64) + `"}}`, nil, 400, "INVALID_REQUEST", "executor_selector.zone", "1 to 63"},
 		"a label that is null":     {"PUT", jobsPath + "/" + id, `{"executor_selector": {"zone": null}}`, nil, 400, "INVALID_REQUEST", "executor_selector.zone", ""},
 		"a label that is a list":   {"PUT", jobsPath + "/" + id, `{"executor_selector": {"zone": ["eu"]}}`, nil, 400, "INVALID_REQUEST", "executor_selector.zone", "string"},
-		"17 labels":                {"PUT", jobsPath + "/" + id, `{"executor_selector": {"k0": "v", "k1": "v", "k2": "v", "k3": "v", "k4": "v", "k5": "v", "k6": "v", "k7": "v", "k8": "v", "k9": "v", "k10": "v", "k11": "v", "k12": "v", "k13": "v", "k14": "v", "k15": "v", "k16": "v"}}`, nil, 400, "INVALID_REQUEST", "executor_selector", "16"},
+		"17 labels":                {"PUT", jobsPath + "/" + id, `{"executor_selector": {"k0": "v", "k1": "v", "k2": "v", "k3": "v", "k4": "v", "k5": "v", "k6": "v", "k7": "v", "k8": "v", "k9": "v", "k10": "v", "k11": "v", "k12": "v", "k13": "v", "k14": "v", "k15": "v", "k16": "v"}}`, nil, 400, "INVALID_REQUEST", "executor_selector: must be", "at most 16"},
 		"parameter by schema": {
 			"PUT", jobsPath + "/" + id, `{"template_type": "database_cleanup", "parameters": {"collection": "secrets", "condition": 5, "extra": 1}}`, nil,
 			400, "INVALID_REQUEST", "parameters.collection", `must be one of "logs", "messages", "sessions", "users"`,

@@ -256,7 +256,7 @@ func fromRules(broken *protovalidate.ValidationError) violations {
 		if words, ok := strings.CutPrefix(message, "must be in list ["); ok { // an empty word stands for none given
 			message = "must be one of " + strings.TrimPrefix(strings.TrimSuffix(words, "]"), ", ")
 		}
-		out.add(field, "%s", strings.TrimPrefix(message, "value "))
+		out.add(field, "%s", strings.TrimPrefix(strings.TrimPrefix(message, "value "), "map "))
 	}
 	return out
 }
