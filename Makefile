@@ -82,7 +82,8 @@ test-begin:
 	@$(STATE) >coverage/tested
 
 .PHONY: test-unit
-test-unit:
+test-unit: export ALMANAC_STANDIN_BIN = $(abspath $(BIN))/standin
+test-unit: build
 	@mkdir -p coverage
 	@pattern=$$(echo $(RACE) | sed 's/  */|/g'); \
 	all=$$(go list $(UNIT)); \

@@ -88,6 +88,7 @@ func TestRunRefuses(t *testing.T) {
 		"an argument":     {args: []string{"--data", folder, "more"}, want: `"more"`},
 		"no such flag":    {args: []string{"--date", folder}, want: "-date"},
 		"no time":         {args: []string{"--data", folder, "--seed-at", "yesterday"}, want: `--seed-at "yesterday"`},
+		"control for all": {args: []string{"--data", folder, "--listen", "127.0.0.1:0", "--control", ":0"}, want: "loopback"},
 		"no such address": {args: []string{"--data", folder, "--listen", "127.0.0.1:99999"}, want: "99999"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,7 +105,7 @@ func TestHelp(t *testing.T) {
 	if err := run(t.Context(), []string{"--help"}, &stderr, clock); !errors.Is(err, flag.ErrHelp) {
 		t.Errorf("got %v, want %v", err, flag.ErrHelp)
 	}
-	for _, name := range []string{"-listen", "-data", "-ready-file", "-seed", "-seed-at"} {
+	for _, name := range []string{"-listen", "-data", "-ready-file", "-seed", "-seed-at", "-control"} {
 		if !strings.Contains(stderr.String(), name+" ") {
 			t.Errorf("it does not tell %s", name)
 		}

@@ -65,7 +65,7 @@ var rules = []rule{
 		reason: "only the wiring knows which store is in use; the others see the interface",
 	},
 	{
-		of: ``, except: `services/registry/internal/store/|deploy/(local|standin)(/|$)|services/executor(/|$)`,
+		of: ``, except: `services/registry/internal/(store|standintest)(/|$)|deploy/(local|standin)(/|$)|services/executor(/|$)`,
 		never: drivers, tests: true,
 		reason: "a database's errors and types are translated inside its store (or, for the templates' own databases, inside the executor)",
 	},

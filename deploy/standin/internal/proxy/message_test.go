@@ -158,6 +158,7 @@ func FuzzMessage(f *testing.F) {
 			return
 		}
 		m.needsTurn()
+		m.target()
 		for _, one := range []message{m, m.asking()} {
 			if length := binary.LittleEndian.Uint32(one); int(length) != len(one) {
 				t.Errorf("header says %d, message has %d", length, len(one))

@@ -30,6 +30,7 @@ type house struct {
 	end     context.CancelFunc
 	ended   chan error
 	log     *observer.ObservedLogs
+	faults  Faults
 }
 
 // serve starts a proxy. The server answers each message with what handle returns; nil cuts the
@@ -62,7 +63,7 @@ func serveDial(t *testing.T, dial func(context.Context) (net.Conn, error)) *hous
 	ctx, end := context.WithCancel(t.Context())
 	h := &house{t: t, clients: make(chan net.Conn), closed: make(chan struct{}), end: end, ended: make(chan error, 1), log: log}
 	go func() {
-		h.ended <- (&Proxy{Dial: dial, Logger: zap.New(core), Grace: grace}).Serve(ctx, h)
+		h.ended <- (&Proxy{Dial: dial, Logger: zap.New(core), Grace: grace, Faults: &h.faults}).Serve(ctx, h)
 	}()
 	t.Cleanup(end)
 	return h
