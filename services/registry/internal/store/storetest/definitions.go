@@ -20,11 +20,13 @@ var definitionTests = map[string]func(*suite){
 			},
 			func(j *job.Job) {
 				j.Schedule = schedule.Spec{Type: schedule.Once, RunAt: &run}
+				j.Priority, j.Selector = 0, nil
 				j.Enabled, j.NextRunAt, j.Labels, j.Parameters, j.Notifications = false, time.Time{}, nil, nil, job.Notifications{}
 			},
 			func(j *job.Job) {
 				j.Parameters = json.RawMessage(`{"$lt":"6 months ago","a.b":"\u003c","u":"ünï"}`)
 				j.Description, j.Labels = "", map[string]string{}
+				j.Organisation, j.Priority, j.Selector = "acme", job.MinPriority, map[string]string{"zone": "a.b", "gpu": "$x", "arch": "arm64"}
 			},
 		} {
 			j := newJob(s.made + 1)
@@ -131,7 +133,7 @@ var definitionTests = map[string]func(*suite){
 		held := leased(j, 1)
 		s.done(fire(j, held))
 		var waits []*job.Execution
-		for i, template := range []string{"noop", "other"} {
+		for i, template := range []string{"noop", "other"} { // in queues of their own
 			e := manual(j, []string{"a", "b"}[i], at(1))
 			e.Frozen.TemplateType = template
 			_, _, err := s.RunNow(s.Context(), store.RunNow{Execution: e, Now: at(1)})
@@ -233,7 +235,7 @@ var definitionTests = map[string]func(*suite){
 					want = append(want, j)
 				}
 			}
-			for _, size := range []int{1, 3, 100} {
+			for _, size := range []int{s.scale(1, 5), 3, 100} {
 				var got []*job.Job
 				for f.Offset, f.Limit = 0, size; ; f.Offset += size {
 					page, total, err := s.Jobs(s.Context(), f)
@@ -252,13 +254,14 @@ var definitionTests = map[string]func(*suite){
 		j := s.create()
 		mine := s.job(j.ID)
 		mine.Labels["team"] = "changed"
+		mine.Selector["zone"] = "changed"
 		mine.Name = "changed"
 		s.same(s.job(j.ID), j)
 	},
 	"templates": func(s *suite) {
 		t := job.Template{
 			Type: "b", Version: 2, Name: "B", Description: "<b>", Category: "c", Icon: "🧹", Schema: json.RawMessage(`{"type":"object"}`),
-			EstimatedDuration: "5 minutes", ResourceUsage: "low", RiskLevel: "medium", Idempotent: true, Destructive: true,
+			EstimatedDuration: "5 minutes", ResourceUsage: "low", RiskLevel: "medium", Idempotent: true, Destructive: true, MaxConcurrency: 3,
 		}
 		a := job.Template{Type: "a", Version: 1, Schema: json.RawMessage(`{}`)}
 		s.ok(s.PutTemplates(s.Context(), []job.Template{t, a}))

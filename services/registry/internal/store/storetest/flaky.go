@@ -181,10 +181,14 @@ func writeOne[T any](f *flaky, perform func() (*T, error)) (*T, error) {
 
 // runLossy tries what the model does not hold until its answer is known, and
 // looks at what is there then.
-func runLossy(t *testing.T, opener Opener) {
-	for seed := range uint64(5) {
+func runLossy(t *testing.T, opener Opener, small bool) {
+	seeds, names := 5, 20
+	if small {
+		seeds, names = 1, 6
+	}
+	for seed := range uint64(seeds) { //nolint:gosec // few
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
-			s := begin(t, opener(t))
+			s := begin(t, opener(t), small)
 			plain := s.Store
 			s.Store = Flaky(plain, seed)
 			ctx, lost := t.Context(), 0
@@ -198,7 +202,7 @@ func runLossy(t *testing.T, opener Opener) {
 				s.ok(try(func() error { a = s.Do(ctx, start, []store.Op{op})[0]; return a.Err }))
 				return a
 			}
-			for n := range 20 {
+			for n := range names {
 				name := fmt.Sprint("n", n)
 				s.ok(try(func() error { return s.PutTemplates(ctx, []job.Template{{Type: name, Version: 1}}) }))
 				if err := try(func() error {
@@ -209,29 +213,51 @@ func runLossy(t *testing.T, opener Opener) {
 				s.ok(try(func() error {
 					return s.AddToken(ctx, store.Token{Hash: name, User: name, CreatedAt: at(0), ExpiresAt: at(n)})
 				}))
-				s.ok(try(func() error { return s.OpenSession(ctx, store.Session{ID: name, Host: "h"}, at(0)) }))
+				s.ok(try(func() error { return s.OpenSession(ctx, newSession(name), at(0)) }))
 				s.same(do(&store.Beat{Session: name, Count: 7}).Outcome, store.Done)
+				for _, drain := range []bool{true, false, true} {
+					s.ok(try(func() error {
+						stands, err := s.DrainSession(ctx, name, drain, audit(name, "session.drain", at(0)))
+						if err == nil {
+							s.same(stands.Draining, drain)
+						}
+						return err
+					}))
+				}
+				for count := range int64(2) {
+					s.ok(try(func() error { return s.BeatReplica(ctx, store.Replica{ID: name, Count: count}, at(0)) }))
+				}
+				if n%2 == 0 {
+					s.ok(try(func() error { return s.DropReplica(ctx, name) }))
+				}
+				s.ok(try(func() error { return s.Mend(ctx, at(0)) }))
 				if n%2 == 0 {
 					s.same(do(&store.EndSession{Session: name, Count: 7}).Outcome, store.Done)
 				} else {
 					s.same(do(&store.EndSession{Session: name, Count: 6}).Outcome, store.Lost)
 				}
 			}
-			s.ok(try(func() error { return s.DeleteExpiredTokens(ctx, at(10)) }))
+			s.ok(try(func() error { return s.DeleteExpiredTokens(ctx, at(names/2)) }))
 			if lost == 0 {
 				t.Fatal("no answer was lost")
 			}
 			s.Store = plain
 			ts, err := s.Templates(ctx)
 			s.ok(err)
-			s.same(len(ts), 20)
+			s.same(len(ts), names)
 			live, err := s.Sessions(ctx)
 			s.ok(err)
-			s.same(len(live), 10)
-			s.same(len(s.audits("")), 20)
-			for n := range 20 {
+			s.same(len(live), names/2)
+			replicas, err := s.Replicas(ctx)
+			s.ok(err)
+			s.same(len(replicas), names/2)
+			s.same(replicas[0].Count, int64(1))
+			for n := range names { // the user, and each drain that changed something
+				s.same(len(s.audits(fmt.Sprint("n", n))), 4)
+			}
+			for n := range names {
 				_, _, err := s.TokenOwner(ctx, fmt.Sprint("n", n))
-				if (err == nil) != (n >= 10) {
+				if (err == nil) != (n >= names/2) {
 					t.Fatalf("token %d: %v", n, err)
 				}
 			}

@@ -49,6 +49,41 @@ var historyTests = map[string]func(*suite){
 		s.ok(err)
 		s.same(s.total(j.ID, job.Pending), 2)
 	},
+	"run now, leased at once": func(s *suite) {
+		j := s.create()
+		e := manual(j, "key_1", at(3).Add(123*time.Millisecond)).Lease(holder(1), 0, at(3))
+		r := store.RunNow{Execution: e, Now: at(3), PerHour: 1, Audit: audit(e.ID, "execution.run", at(3))}
+		for i := range 2 {
+			got, replayed, err := s.RunNow(s.Context(), r)
+			s.ok(err)
+			s.same(replayed, i == 1)
+			s.same(got, e)
+		}
+		s.stands(e)
+		s.same(len(s.audits(e.ID)), 1)
+		s.same(len(s.queues()), 0)
+		held, err := s.Held(s.Context(), nil, nil, 10)
+		s.ok(err)
+		s.same(held, []*job.Execution{e})
+		// It has the slot, counts against the quota, and ends like any other.
+		s.same(s.lost(fire(j, leased(j, 2))).SlotBy, e.ID)
+		free := manual(j, "key_2", at(3)).Lease(holder(3), 0, at(3))
+		free.Exclusive = false
+		_, _, err = s.RunNow(s.Context(), store.RunNow{Execution: free, Now: at(4), PerHour: 1})
+		var limit *job.LimitError
+		if !errors.As(err, &limit) {
+			s.Fatalf("error %v", err)
+		}
+		run := e.Start(at(3), at(3), nil)
+		s.done(change(e, run))
+		s.done(change(run, ended(run, job.Success, at(4))))
+		s.done(fire(j, leased(j, 2)))
+		// Tried again after its end.
+		got, replayed, err := s.RunNow(s.Context(), r)
+		s.ok(err)
+		s.same(replayed, true)
+		s.same(got, ended(run, job.Success, at(4)))
+	},
 	"run now of no job": func(s *suite) {
 		j := s.create()
 		_, _, err := s.RunNow(s.Context(), store.RunNow{Execution: manual(newJob(99), "k", at(0)), Now: at(0)})
@@ -161,7 +196,7 @@ var historyTests = map[string]func(*suite){
 		s.create()
 		var all []*job.Execution
 		ends := []job.Status{job.Success, job.Failed, job.TimedOut, job.Cancelled, job.Unknown}
-		for i := range 40 {
+		for i := range s.scale(40, 16) {
 			j = s.job(j.ID)
 			e := leased(j, i)
 			switch i % 8 {
@@ -206,7 +241,7 @@ var historyTests = map[string]func(*suite){
 					want[e.ID] = e
 				}
 			}
-			for _, size := range []int{1, 7, 500} {
+			for _, size := range []int{s.scale(1, 4), 7, 500} {
 				got := map[string]*job.Execution{}
 				var last time.Time
 				f := store.ExecutionFilter{JobID: j.ID, Statuses: statuses, Limit: size}

@@ -97,10 +97,13 @@ func (m *model) change(c *store.Change) store.Answer {
 		return store.Answer{Outcome: store.Lost}
 	}
 	if have.Status == c.Status && have.Token == c.Token && (!c.Uncancelled || !have.CancelRequested) {
+		if m.seatTaken(c.To) {
+			return store.Answer{Outcome: store.Lost, Execution: have, SeatTaken: true}
+		}
 		to := mutable(c.To)
 		to.ID, to.JobID, to.JobVersion, to.Trigger, to.Key, to.TriggeredByUser = have.ID, have.JobID, have.JobVersion, have.Trigger, have.Key, have.TriggeredByUser
 		to.ScheduledFor, to.CreatedAt, to.Frozen, to.CancelRequested = have.ScheduledFor, have.CreatedAt, have.Frozen, have.CancelRequested
-		to.WakeAt, to.Exclusive = c.To.WakeAt, c.To.Exclusive && have.Exclusive
+		to.WakeAt, to.Exclusive, to.Seat = c.To.WakeAt, c.To.Exclusive && have.Exclusive, c.To.Seat
 		m.executions[have.ID] = &to
 		if to.StartedAt.After(m.lastRuns[to.JobID]) {
 			m.lastRuns[to.JobID] = to.StartedAt
@@ -114,6 +117,16 @@ func (m *model) change(c *store.Change) store.Answer {
 		return store.Answer{Outcome: store.Done}
 	}
 	return store.Answer{Outcome: store.Lost, Execution: have}
+}
+
+// seatTaken tells whether another record has the seat.
+func (m *model) seatTaken(e *job.Execution) bool {
+	for _, other := range m.executions {
+		if e.Seat != 0 && other.Seat == e.Seat && other.ID != e.ID && other.Frozen.TemplateType == e.Frozen.TemplateType {
+			return true
+		}
+	}
+	return false
 }
 
 func (m *model) taken(name, by string) bool {
@@ -226,20 +239,24 @@ func (m *model) cancel(id string, now time.Time) error {
 }
 
 // runModel compares random sequences of operations with the model.
-func runModel(t *testing.T, opener Opener, lossy bool) {
-	for seed := range uint64(6) {
+func runModel(t *testing.T, opener Opener, small, lossy bool) {
+	seeds, steps, often := 6, 300, 50 // how often all is compared
+	if small {
+		seeds, steps, often = 2, 90, 45
+	}
+	for seed := range uint64(seeds) { //nolint:gosec // few
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			w := &walk{
-				suite: begin(t, opener(t)), m: newModel(), now: start,
+				suite: begin(t, opener(t), small), m: newModel(), now: start,
 				random: rand.New(rand.NewPCG(seed, 1)), //nolint:gosec // reproducible on purpose
 			}
 			if lossy {
 				w.Store, w.lossy = Flaky(w.Store, seed), true
 			}
-			for n := range 300 {
+			for n := range steps {
 				w.now = w.now.Add(time.Duration(w.random.IntN(60_000)) * time.Millisecond)
 				w.step()
-				if n%50 == 49 {
+				if n%often == often-1 {
 					w.compare()
 				}
 				if t.Failed() {
@@ -327,6 +344,7 @@ func (w *walk) createJob(id string) {
 	if w.chance(40) {
 		j.Overlap = job.OverlapAllow
 	}
+	w.route(j)
 	c := store.CreateJob{Job: j, Fingerprint: pick(w, []string{"", "f"}), Audit: audit(j.ID, "job.create", w.now)}
 	wantReplayed, want := w.m.create(c)
 	var stored *job.Job
@@ -343,6 +361,12 @@ func (w *walk) createJob(id string) {
 		w.Fatalf("replayed: %v", replayed)
 	}
 	w.sameJob(stored, w.m.jobs[j.ID])
+}
+
+// route says anew where the job's runs wait.
+func (w *walk) route(j *job.Job) {
+	j.TemplateType, j.Organisation, j.Priority = pick(w, []string{"noop", "other"}), pick(w, []string{job.DefaultOrganisation, "acme"}), w.random.IntN(3)-1
+	j.Selector = pick(w, []map[string]string{nil, {"zone": "north"}})
 }
 
 func (w *walk) editJob(id string) {
@@ -363,6 +387,9 @@ func (w *walk) editJob(id string) {
 	after.NextRunAt = time.Time{}
 	if after.Enabled { // back and forth
 		after.NextRunAt = at(w.random.IntN(30))
+	}
+	if w.chance(20) {
+		w.route(after)
 	}
 	if w.chance(10) {
 		after.Overlap = pick(w, []string{job.OverlapAllow, job.OverlapForbid})
@@ -434,6 +461,7 @@ func (w *walk) fireJob(id string) {
 	case 1:
 		f.Execution = pending(j)
 		f.Execution.Frozen.Parameters = []byte(`{"own":true}`)
+		f.Execution.Frozen.Priority = pick(w, []int{0, 7})
 	default:
 		w.keys++
 		f.Execution = leased(j, w.keys)
@@ -467,7 +495,7 @@ func (w *walk) transition(e *job.Execution) *job.Execution {
 		if w.chance(10) {
 			return e.CancelledUnstarted(w.now)
 		}
-		return e.Lease(held, 0, w.now)
+		return e.Lease(held, pick(w, []int{0, 0, 1, 2}), w.now)
 	case e.Status == job.Pending || e.Status == job.Retrying:
 		switch w.random.IntN(4) {
 		case 0:
@@ -486,7 +514,7 @@ func (w *walk) transition(e *job.Execution) *job.Execution {
 		default:
 			return e.End(outcome, w.now)
 		}
-	case e.Exclusive:
+	case e.Exclusive || e.Seat != 0:
 		return e.Released()
 	case e.Status == job.Unknown:
 		return e.Resolved(pick(w, []job.Status{job.Success, job.Failed}), "seen")
@@ -556,7 +584,7 @@ func (w *walk) perform(op store.Op) {
 	}
 	w.past = append(w.past, op)
 	switch {
-	case got.Outcome != want.Outcome || got.SlotBy != want.SlotBy:
+	case got.Outcome != want.Outcome || got.SlotBy != want.SlotBy || got.SeatTaken != want.SeatTaken:
 		w.Fatalf("%T %s\n got %s\nwant %s", op, show(op), show(got), show(want))
 	case want.Job != nil:
 		w.sameJob(got.Job, want.Job)
@@ -578,6 +606,9 @@ func (w *walk) runJob(id string) {
 	w.keys++
 	e := manual(j, fmt.Sprint("k", w.random.IntN(200)), w.now.Truncate(time.Second).Add(time.Duration(1+w.keys%900)*time.Millisecond))
 	now := w.now.Truncate(time.Millisecond)
+	if w.chance(30) {
+		e = e.Lease(holder(w.keys), 0, w.now)
+	}
 	wantReplayed, want := w.m.runNow(e, now)
 	var stored *job.Execution
 	var replayed bool
@@ -667,12 +698,22 @@ func (w *walk) compare() {
 		w.sameExecution(w.execution(e.ID), e)
 		w.same(len(w.audits(e.ID)), w.m.audits[e.ID])
 	}
+	w.compareWork()
+}
+
+// compareWork compares what dispatch reads, of all jobs or of a share of them.
+func (w *walk) compareWork() {
+	w.Helper()
+	var share *job.Share
+	if w.chance(50) {
+		share = half(slices.Sorted(maps.Keys(w.m.jobs)))
+	}
 	compareSets := func(name string, got []*job.Execution, choose func(*job.Execution) bool) {
 		w.Helper()
 		found := set(w.suite, got, executionID)
 		n := 0
 		for id, e := range w.m.executions {
-			if choose(e) {
+			if share.Has(e.JobID) && choose(e) {
 				if n++; found[id] == nil {
 					w.Fatalf("%s lacks %s", name, show(e))
 				}
@@ -681,23 +722,33 @@ func (w *walk) compare() {
 		w.same(len(found), n)
 	}
 	size := 1 + w.random.IntN(20)
-	compareSets("waiting", pages(w.suite, size, func(after *job.Execution, limit int) ([]*job.Execution, error) {
-		return w.Waiting(w.Context(), queueOf("noop"), nil, w.now, after, limit)
-	}), func(e *job.Execution) bool { return waits(e) && !e.WakeAt.After(w.now) })
+	waiting := map[job.Queue]bool{}
+	for _, e := range w.m.executions {
+		if waits(e) {
+			waiting[e.Frozen.Queue()] = true
+		}
+	}
+	queues := slices.SortedFunc(maps.Keys(waiting), job.Queue.Compare)
+	w.same(w.queues(), queues)
+	for _, q := range queues {
+		compareSets(q.String(), pages(w.suite, size, func(after *job.Execution, limit int) ([]*job.Execution, error) {
+			return w.Waiting(w.Context(), q, share, w.now, after, limit)
+		}), func(e *job.Execution) bool { return waits(e) && e.Frozen.Queue() == q && !e.WakeAt.After(w.now) })
+	}
 	compareSets("held", pages(w.suite, size, func(after *job.Execution, limit int) ([]*job.Execution, error) {
-		return w.Held(w.Context(), nil, after, limit)
+		return w.Held(w.Context(), share, after, limit)
 	}), (*job.Execution).Leased)
-	overdue, err := w.Overdue(w.Context(), nil, w.now, 1000)
+	overdue, err := w.Overdue(w.Context(), share, w.now, 1000)
 	w.ok(err)
 	compareSets("overdue", overdue, func(e *job.Execution) bool {
 		return !waits(e) && !e.WakeAt.IsZero() && !e.WakeAt.After(w.now)
 	})
 	due := set(w.suite, pages(w.suite, size, func(after *job.Job, limit int) ([]*job.Job, error) {
-		return w.DueJobs(w.Context(), nil, at(15), after, limit)
+		return w.DueJobs(w.Context(), share, at(15), after, limit)
 	}), func(j *job.Job) string { return j.ID })
 	n := 0
 	for id, j := range w.m.jobs {
-		if !j.Deleted && !j.NextRunAt.IsZero() && !j.NextRunAt.After(at(15)) {
+		if share.Has(id) && !j.Deleted && !j.NextRunAt.IsZero() && !j.NextRunAt.After(at(15)) {
 			n++
 			w.sameJob(due[id], j)
 		}

@@ -163,12 +163,14 @@ var fireTests = map[string]func(*suite){
 		j, e := s.fired()
 		s.edit(j, func(j *job.Job) {
 			j.Name, j.Parameters, j.Timeout, j.TemplateType = "renamed", json.RawMessage(`{}`), minute, "other"
+			j.Organisation, j.Priority, j.Selector = "acme", -1, nil
 		})
 		s.stands(e)
 		// What differs from the job is kept too.
 		k := s.create()
 		own := leased(k, 1)
 		own.Frozen.Parameters = json.RawMessage(`{"own":[true]}`)
+		own.Frozen.Priority, own.Frozen.Selector = job.MaxPriority, "a=b,c=d"
 		s.done(fire(k, own))
 		s.stands(own)
 		l := s.create(func(j *job.Job) { j.Parameters = nil })
@@ -346,6 +348,123 @@ var changeTests = map[string]func(*suite){
 		end := ended(held, job.Success, at(1))
 		s.done(change(held, end))
 		s.stands(end)
+	},
+}
+
+// lease returns the operation that hands out a record with a seat.
+func lease(e *job.Execution, n, seat int) *store.Change {
+	return change(e, e.Lease(holder(n), seat, at(0)))
+}
+
+// waiting makes a job with n records that wait.
+func (s *suite) waiting(n int, set ...func(*job.Job)) []*job.Execution {
+	s.Helper()
+	j := s.create(append(set, allowOverlap)...)
+	records := make([]*job.Execution, n)
+	for i := range records {
+		records[i] = pending(j)
+		f := fire(j, records[i])
+		s.done(f)
+		j.NextRunAt = f.Next
+	}
+	return records
+}
+
+// taken performs a change that must find its seat taken, and its record as from.
+func (s *suite) taken(c *store.Change, from *job.Execution) {
+	s.Helper()
+	a := s.lost(c)
+	s.same(a.SeatTaken, true)
+	s.same(a.Execution, from)
+	s.stands(from)
+}
+
+var seatTests = map[string]func(*suite){
+	"are each taken once": func(s *suite) {
+		w := s.waiting(4)
+		first, second := lease(w[0], 1, 1), lease(w[1], 2, 2)
+		s.done(first)
+		s.stands(first.To)
+		s.done(first) // the same once more
+		s.taken(lease(w[1], 2, 1), w[1])
+		s.done(second)
+		s.taken(lease(w[2], 3, 2), w[2])
+		s.same(s.total(w[0].JobID, job.Pending), 4)
+		// What is lost for another reason does not say that it is for the seat.
+		stale := lease(w[2], 3, 1)
+		stale.Token = 5
+		s.same(s.lost(stale).SeatTaken, false)
+		_, err := s.RequestCancel(s.Context(), store.Cancel{ID: first.To.ID, Now: at(1)})
+		s.ok(err)
+		move := change(first.To, first.To.Start(at(0), at(0), nil))
+		move.To.Seat, move.Uncancelled = 2, true
+		s.same(s.lost(move).SeatTaken, false)
+		// No seat at all is always free, and another template has its own.
+		s.done(lease(w[3], 4, 0))
+		s.done(lease(w[2], 3, 12))
+		other := s.waiting(2, func(j *job.Job) { j.TemplateType = "noop2" })
+		s.done(lease(other[0], 5, 1))
+		s.taken(lease(other[1], 6, 1), other[1])
+	},
+	"are kept until the process is gone": func(s *suite) {
+		w := s.waiting(9)
+		next := 1
+		free := func(want bool) {
+			s.Helper()
+			if !want {
+				s.taken(lease(w[next], 7, 1), w[next])
+				return
+			}
+			l := lease(w[next], 7, 1)
+			s.done(l)
+			w[next] = l.To
+			next++
+		}
+		become := func(to *job.Execution) *job.Execution {
+			s.Helper()
+			s.done(change(w[next-1], to))
+			s.stands(to)
+			w[next-1] = to
+			return to
+		}
+		l := lease(w[0], 1, 1)
+		s.done(l)
+		w[0] = l.To
+		become(w[0].Start(at(1), at(1), nil))
+		free(false)
+		become(ended(w[0], job.Success, at(2)))
+		free(true)
+		become(w[1].Requeue(at(3)))
+		free(true)
+		retry := w[2].End(job.Outcome{Status: job.Failed, Retryable: true, StartedAt: at(1), CompletedAt: at(1), Error: "no"}, at(1))
+		s.same(retry.Status, job.Retrying)
+		become(retry)
+		free(true)
+		become(w[3].Start(at(1), at(1), nil))
+		unknown := ended(w[3], job.Unknown, at(2))
+		s.same(unknown.Seat, 1)
+		end := change(w[3], unknown)
+		become(unknown)
+		free(false)
+		s.reopen()
+		free(false)
+		become(unknown.Released())
+		s.done(end) // the same once more
+		s.stands(unknown.Released())
+		free(true)
+		// Nobody's seat goes by an end of another that has none.
+		none := lease(w[5], 9, 0)
+		s.done(none)
+		s.done(change(none.To, ended(none.To, job.Success, at(3))))
+		next = 6
+		free(false)
+		// A deleted job's run keeps its own.
+		_, err := s.DeleteJob(s.Context(), w[0].JobID, 0, at(5), nil)
+		s.ok(err)
+		other := s.waiting(1)
+		s.taken(lease(other[0], 1, 1), other[0])
+		s.done(change(w[4], ended(w[4], job.TimedOut, at(6))))
+		s.done(lease(other[0], 1, 1))
 	},
 }
 

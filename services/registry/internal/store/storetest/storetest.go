@@ -21,13 +21,20 @@ import (
 type Opener func(t *testing.T) (open func() store.Store)
 
 // Run runs the suite. Every test has a store of its own.
-func Run(t *testing.T, opener Opener) {
+func Run(t *testing.T, opener Opener) { run(t, opener, false) }
+
+// RunSmall runs the suite with fewer records and rounds, for a store whose
+// answers take long.
+func RunSmall(t *testing.T, opener Opener) { run(t, opener, true) }
+
+func run(t *testing.T, opener Opener, small bool) {
 	for _, group := range []struct {
 		name  string
 		tests map[string]func(*suite)
 	}{
 		{"Fire", fireTests},
 		{"Change", changeTests},
+		{"Seats", seatTests},
 		{"Fleet", fleetTests},
 		{"Logs", logTests},
 		{"Definitions", definitionTests},
@@ -39,26 +46,35 @@ func Run(t *testing.T, opener Opener) {
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			for name, test := range group.tests {
-				t.Run(name, func(t *testing.T) { test(begin(t, opener(t))) })
+				t.Run(name, func(t *testing.T) { test(begin(t, opener(t), small)) })
 			}
 		})
 	}
-	t.Run("Model", func(t *testing.T) { runModel(t, opener, false) })
-	t.Run("ModelWithLostAnswers", func(t *testing.T) { runModel(t, opener, true) })
-	t.Run("LostAnswers", func(t *testing.T) { runLossy(t, opener) })
+	t.Run("Model", func(t *testing.T) { runModel(t, opener, small, false) })
+	t.Run("ModelWithLostAnswers", func(t *testing.T) { runModel(t, opener, small, true) })
+	t.Run("LostAnswers", func(t *testing.T) { runLossy(t, opener, small) })
 }
 
 // suite is a store under test.
 type suite struct {
 	*testing.T
 	store.Store
-	open func() store.Store
-	made int // jobs
+	open  func() store.Store
+	small bool
+	made  int // jobs
 }
 
-func begin(t *testing.T, open func() store.Store) *suite {
+// scale returns how many there are of something: few for a slow store.
+func (s *suite) scale(full, few int) int {
+	if s.small {
+		return few
+	}
+	return full
+}
+
+func begin(t *testing.T, open func() store.Store, small bool) *suite {
 	t.Helper()
-	s := &suite{T: t, Store: open(), open: open}
+	s := &suite{T: t, Store: open(), open: open, small: small}
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Errorf("close: %v", err)
@@ -90,7 +106,7 @@ func newJob(n int) *job.Job {
 		Schedule:   schedule.Spec{Type: schedule.Interval, IntervalSeconds: 60},
 		Enabled:    true, Timeout: 10 * minute, Retry: job.RetryPolicy{MaxRetries: 2, Delay: 5 * time.Second},
 		Notifications: job.Notifications{OnSuccess: []string{}, OnFailure: []string{"ops@example.com"}},
-		Labels:        map[string]string{"team": "a"}, Organisation: job.DefaultOrganisation,
+		Labels:        map[string]string{"team": "a"}, Organisation: job.DefaultOrganisation, Priority: 3, Selector: map[string]string{"zone": "north"},
 		Missed: job.MissedRunOnce, Overlap: job.OverlapForbid, CreatedBy: "ann",
 		CreatedAt: start.Add(-minute).Add(time.Duration(n) * time.Millisecond), UpdatedAt: start.Add(-minute), NextRunAt: start, Version: 1,
 	}
@@ -116,7 +132,7 @@ func allowOverlap(j *job.Job) { j.Overlap = job.OverlapAllow }
 
 // queueOf returns the queue of newJob's runs, as they would be of the template.
 func queueOf(template string) job.Queue {
-	return job.Queue{Organisation: job.DefaultOrganisation, TemplateType: template}
+	return job.Queue{Organisation: job.DefaultOrganisation, TemplateType: template, Priority: 3, Selector: "zone=north"}
 }
 
 // pending returns the execution of the job's next fire time.
