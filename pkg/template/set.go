@@ -134,6 +134,9 @@ func (d Descriptor) Validate() error {
 	if d.ConnectionKind != "" && !typeForm.MatchString(d.ConnectionKind) {
 		bad("ConnectionKind must be a lower-case word or empty")
 	}
+	if d.MaxConcurrency < 0 {
+		bad("MaxConcurrency must be 0 for no limit, or at least 1")
+	}
 	for i, name := range d.Restricted {
 		if name == "" || slices.Contains(d.Restricted[:i], name) {
 			bad("Restricted must name each parameter once")

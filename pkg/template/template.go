@@ -48,6 +48,9 @@ type Descriptor struct {
 	Idempotent bool
 	// Destructive says that a run whose dryRun parameter is not true destroys data.
 	Destructive bool
+	// MaxConcurrency is how many runs of the template may go on at once in the
+	// whole fleet; 0 is no limit.
+	MaxConcurrency int
 	// ConnectionKind names the kind of connection a run needs ("mongodb"), or "".
 	ConnectionKind string
 	// Restricted names the top-level string parameters whose values the

@@ -8,23 +8,47 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
-// given is a flag as it was written; load interprets it.
-type given struct{ text string }
+// given is a flag as it was written; load interprets it. One that is a list may
+// be written several times.
+type given struct {
+	text   string
+	isList bool
+}
 
-func (g *given) String() string     { return g.text }
-func (g *given) Set(s string) error { g.text = s; return nil }
-func (g *given) Type() string       { return "string" }
+func (g *given) String() string { return g.text }
+func (g *given) Type() string   { return "string" }
+
+func (g *given) Set(s string) error {
+	if g.isList && g.text != "" {
+		s = g.text + "," + s
+	}
+	g.text = s
+	return nil
+}
+
+// singular lets the flags that are lists be written as what each item is.
+func singular(_ *pflag.FlagSet, flag string) pflag.NormalizedName {
+	switch flag {
+	case "registry":
+		flag = "registries"
+	case "label":
+		flag = "labels"
+	}
+	return pflag.NormalizedName(flag)
+}
 
 // Command returns the executor's command line. The first SIGTERM or SIGINT
 // drains it, the second ends it at once.
 func Command() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "executor",
-		Short: "Run jobs that a registry leases to this machine",
-		Long: "The executor connects to a registry, takes as many runs as it has slots, performs\n" +
-			"each in a child process, and keeps every result until the registry has stored it.\n\n" +
+		Short: "Run jobs that registries lease to this machine",
+		Long: "The executor connects to all registries, takes as many runs as it has slots, performs\n" +
+			"each in a child process, and keeps every result until a registry has stored it.\n" +
+			"Lists can also be given item by item: --registry a:9090 --registry b:9090, --label zone=a.\n\n" +
 			"Each flag can also be given as an environment variable, such as " + env("token-file") + ",\n" +
 			"or in the file named by --" + configFlag + " (YAML or JSON, names with underscores). Flags go before the\n" +
 			"environment, and that before the file. Connections and the values allowed to\n" +
@@ -38,9 +62,10 @@ func Command() *cobra.Command {
 		SilenceErrors: false,
 	}
 	flags := command.Flags()
+	flags.SetNormalizeFunc(singular)
 	flags.Var(&given{}, configFlag, "file with the configuration (YAML or JSON)")
 	for _, s := range settings {
-		flags.Var(&given{}, s.name, s.usage)
+		flags.Var(&given{isList: s.isList}, s.name, s.usage)
 		if s.isSwitch {
 			flags.Lookup(s.name).NoOptDefVal = "true"
 		}

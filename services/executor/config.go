@@ -3,9 +3,11 @@ package executor
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,7 +22,8 @@ import (
 // Config says how an executor works. The names of its fields in a configuration
 // file are those of the flags, with underscores.
 type Config struct {
-	// Registries are host:port addresses; at present exactly one.
+	// Registries are host:port addresses. A host with several addresses is as
+	// many registries; the executor connects to all of them.
 	Registries []string `yaml:"registries"`
 	// TokenFile holds the executors' credential.
 	TokenFile string `yaml:"token_file"`
@@ -30,8 +33,9 @@ type Config struct {
 	ServerName string `yaml:"server_name"`
 
 	// Name is what people see as the host of a run.
-	Name   string            `yaml:"name"`
-	Slots  int               `yaml:"slots"`
+	Name  string `yaml:"name"`
+	Slots int    `yaml:"slots"`
+	// Labels are what jobs select executors by.
 	Labels map[string]string `yaml:"labels"`
 
 	// Connections are the named destinations that templates may use.
@@ -44,7 +48,10 @@ type Config struct {
 	// InProcess names shipped templates that run inside the executor itself.
 	InProcess []string `yaml:"in_process"`
 	// BenchNoop adds a template that does nothing, for measuring.
-	BenchNoop bool `yaml:"bench_noop"`
+	// BenchNoopMaxConcurrency is its limit of runs at once in the whole fleet, 0
+	// for none.
+	BenchNoop               bool `yaml:"bench_noop"`
+	BenchNoopMaxConcurrency int  `yaml:"bench_noop_max_concurrency"`
 
 	// MemoryMB (MiB) and CPUSeconds bound each run, LogLines and LogKB (KiB)
 	// what it may log. 0 switches the first two off.
@@ -100,6 +107,7 @@ func Defaults() Config {
 type setting struct {
 	name, usage string
 	isSwitch    bool
+	isList      bool // may be written several times
 	set         func(*Config, string) error
 }
 
@@ -114,18 +122,19 @@ func env(flag string) string {
 }
 
 var settings = []setting{
-	textSetting("registries", "registry to connect to, as host:port (required)", func(c *Config, s string) { c.Registries = list(s) }),
+	listSetting("registries", "registries to connect to, as host:port,host:port, or a name with an address for each (required)", func(c *Config) *[]string { return &c.Registries }),
 	textSetting("token-file", "file with the executors' credential (required)", func(c *Config, s string) { c.TokenFile = s }),
 	switchSetting("plaintext", "connect without TLS", func(c *Config) *bool { return &c.Plaintext }),
 	textSetting("ca-file", "PEM file of the authorities to trust instead of the system's", func(c *Config, s string) { c.CAFile = s }),
-	textSetting("server-name", "name to expect in the registry's certificate, if it is not the address's", func(c *Config, s string) { c.ServerName = s }),
+	textSetting("server-name", "name to expect in a registry's certificate, if it is not the one that is connected to", func(c *Config, s string) { c.ServerName = s }),
 	textSetting("name", "name for people (default: the host's)", func(c *Config, s string) { c.Name = s }),
 	numberSetting("slots", "how many runs at a time (default 8)", func(c *Config) *int { return &c.Slots }),
-	{name: "labels", usage: "labels, as key=value,key=value", set: func(c *Config, s string) (err error) { c.Labels, err = pairs(s); return err }},
+	{name: "labels", isList: true, usage: "what jobs select executors by, as key=value,key=value; may be repeated", set: func(c *Config, s string) (err error) { c.Labels, err = pairs(s); return err }},
 	textSetting("runner", "program that holds the templates (default: runner, beside this program)", func(c *Config, s string) { c.Runner = s }),
-	textSetting("in-process", "shipped templates to run inside the executor: UNSAFE, without limits or isolation; "+
-		"permitted for idempotent templates that neither destroy nor connect", func(c *Config, s string) { c.InProcess = list(s) }),
+	listSetting("in-process", "shipped templates to run inside the executor: UNSAFE, without limits or isolation; "+
+		"permitted for idempotent templates that neither destroy nor connect", func(c *Config) *[]string { return &c.InProcess }),
 	switchSetting("bench-noop", "for measuring: offer a template noop that does nothing, inside the executor", func(c *Config) *bool { return &c.BenchNoop }),
+	numberSetting("bench-noop-max-concurrency", "runs of noop at once in the whole fleet; 0 is unlimited (default 0)", func(c *Config) *int { return &c.BenchNoopMaxConcurrency }),
 	numberSetting("memory-mb", "memory that each run may use, in MiB; 0 is unlimited (default 512)", func(c *Config) *int { return &c.MemoryMB }),
 	numberSetting("cpu-seconds", "processor time that each run may use; 0 is unlimited (default 300)", func(c *Config) *int { return &c.CPUSeconds }),
 	numberSetting("log-lines", "lines that one run may log (default 10000)", func(c *Config) *int { return &c.LogLines }),
@@ -141,6 +150,10 @@ var settings = []setting{
 
 func textSetting(name, usage string, set func(*Config, string)) setting {
 	return setting{name: name, usage: usage, set: func(c *Config, s string) error { set(c, s); return nil }}
+}
+
+func listSetting(name, usage string, field func(*Config) *[]string) setting {
+	return setting{name: name, usage: usage, isList: true, set: func(c *Config, s string) error { *field(c) = list(s); return nil }}
 }
 
 func switchSetting(name, usage string, field func(*Config) *bool) setting {
@@ -184,8 +197,11 @@ func pairs(s string) (map[string]string, error) {
 	labels := map[string]string{}
 	for _, item := range list(s) {
 		key, value, ok := strings.Cut(item, "=")
-		if !ok || key == "" {
+		if !ok {
 			return nil, fmt.Errorf("%q must be key=value", item)
+		}
+		if other, twice := labels[key]; twice && other != value {
+			return nil, fmt.Errorf("%s is given twice, as %q and %q", key, other, value)
 		}
 		labels[key] = value
 	}
@@ -241,12 +257,20 @@ func (c *Config) validate() error {
 	bad := func(field, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s: "+format, append([]any{field}, args...)...))
 	}
-	if len(c.Registries) != 1 {
-		bad("registries", "must be exactly one address, host:port, but are %d", len(c.Registries))
+	if len(c.Registries) == 0 {
+		bad("registries", "is required: at least one address, host:port")
 	}
 	for _, address := range c.Registries {
-		if _, _, err := net.SplitHostPort(address); err != nil {
+		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
 			bad("registries", "%q must be host:port", address)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(c.Labels)) {
+		if !labelForm.MatchString(key) {
+			bad("labels", "the key %q %s", key, labelRule)
+		}
+		if !labelForm.MatchString(c.Labels[key]) {
+			bad("labels", "the value %q of %s %s", c.Labels[key], key, labelRule)
 		}
 	}
 	if c.TokenFile == "" {
@@ -271,6 +295,7 @@ func (c *Config) validate() error {
 		{"log_lines", c.LogLines, 1, 1_000_000},
 		{"log_kb", c.LogKB, 1, 64 << 10},
 		{"child_runs", c.ChildRuns, 1, 1_000_000},
+		{"bench_noop_max_concurrency", c.BenchNoopMaxConcurrency, 0, 1_000_000},
 		{"cpu_seconds", c.CPUSeconds, 0, 7 * 24 * 3600},
 	} {
 		if n.value < n.least || n.value > n.most {
@@ -311,6 +336,11 @@ func (c *Config) validate() error {
 	slices.SortStableFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(errs...)
 }
+
+// Keys and values of labels.
+var labelForm = regexp.MustCompile(`^[A-Za-z0-9._/-]{1,63}$`)
+
+const labelRule = "must have 1 to 63 letters, digits and . _ / -"
 
 // leastMemoryMB is what a runner needs to begin with.
 const leastMemoryMB = 64

@@ -1,5 +1,5 @@
 // Package executor runs what registries lease: it wires a session, which talks
-// to the registry, to the child processes that do the work.
+// to them, to the child processes that do the work.
 package executor
 
 import (
@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -35,8 +36,8 @@ const (
 	nobody = 65534
 )
 
-// Run connects to the registry and works until config.Drain is closed and what
-// runs has ended, or the registry drains it: then it returns nil. When ctx ends,
+// Run connects to the registries and works until config.Drain is closed and what
+// runs has ended, or a registry drains it: then it returns nil. When ctx ends,
 // all work is killed at once and the context's cause is returned. An error at
 // the start names what cannot work.
 func Run(ctx context.Context, config Config) error {
@@ -77,10 +78,10 @@ func Run(ctx context.Context, config Config) error {
 		return err
 	}
 	s, err := session.New(session.Config{
-		Registry: config.Registries[0],
-		TLS:      rpc.TLS{Plaintext: config.Plaintext, CAFile: config.CAFile, ServerName: config.ServerName},
-		Token:    rpc.TokenFile(config.TokenFile),
-		Host:     config.Name, Version: version(), Labels: config.Labels,
+		Registries: config.Registries, Lookup: addressesOf,
+		TLS:   rpc.TLS{Plaintext: config.Plaintext, CAFile: config.CAFile, ServerName: config.ServerName},
+		Token: rpc.TokenFile(config.TokenFile),
+		Host:  config.Name, Version: version(), Labels: config.Labels,
 		Templates: announced(offered), Slots: config.Slots,
 		Runner:   &router{offered: offered, pool: pool},
 		LogLines: config.LogLines, LogBytes: config.LogKB << 10,
@@ -98,6 +99,11 @@ func Run(ctx context.Context, config Config) error {
 	return s.Run(ctx, config.Drain)
 }
 
+// addressesOf returns the addresses of a host.
+func addressesOf(ctx context.Context, host string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+}
+
 func after(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
 
 // version is that of the module, as far as the build knows it.
@@ -109,12 +115,15 @@ func version() string {
 }
 
 // noop is a template for measuring everything but the work.
-type noop struct{}
+type noop struct{ maxConcurrency int }
 
-func (noop) Descriptor() template.Descriptor {
+const noopType = "noop"
+
+func (n noop) Descriptor() template.Descriptor {
 	return template.Descriptor{
-		Type: "noop", Version: 1, Name: "No operation", Description: "Does nothing, inside the executor: for measuring",
+		Type: noopType, Version: 1, Name: "No operation", Description: "Does nothing, inside the executor: for measuring",
 		Category: "measuring", Icon: "⏱", EstimatedDuration: "no time", ResourceUsage: "low", RiskLevel: "low", Idempotent: true,
+		MaxConcurrency: n.maxConcurrency,
 	}
 }
 
@@ -146,7 +155,7 @@ func inProcess(config Config) (map[string]*template.Compiled, error) {
 		inside[name] = t
 	}
 	if config.BenchNoop {
-		if inside["noop"], err = template.Compile(noop{}); err != nil {
+		if inside[noopType], err = template.Compile(noop{maxConcurrency: config.BenchNoopMaxConcurrency}); err != nil {
 			return nil, err
 		}
 	}
@@ -227,7 +236,7 @@ func offer(config Config, connections map[string]template.Connection, described 
 	}
 	for name, t := range inside {
 		offered[name] = offering{
-			Template: session.Template{Descriptor: t.Descriptor, Schema: t.Template.Schema(), Quiet: name == noop{}.Descriptor().Type},
+			Template: session.Template{Descriptor: t.Descriptor, Schema: t.Template.Schema(), Quiet: name == noopType},
 			inside:   t,
 		}
 	}

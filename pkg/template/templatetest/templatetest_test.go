@@ -104,6 +104,9 @@ func TestEachFaultIsFound(t *testing.T) {
 		"descriptor": {func(f *fake, _ *Options) {
 			f.descriptor = func() template.Descriptor { d := goodDescriptor(); d.RiskLevel = "none"; return d }
 		}, "RiskLevel must be low, medium or high"},
+		"negative concurrency": {func(f *fake, _ *Options) {
+			f.descriptor = func() template.Descriptor { d := goodDescriptor(); d.MaxConcurrency = -1; return d }
+		}, "MaxConcurrency must be 0 for no limit"},
 		"changing descriptor": {func(f *fake, _ *Options) {
 			f.descriptor = func() template.Descriptor { d := goodDescriptor(); calls++; d.Version = calls; return d }
 		}, "Descriptor changes from call to call"},

@@ -29,6 +29,7 @@ const (
 // it, save for what the reporter guards.
 type attempt struct {
 	lease      almanacv1.Lease
+	home       *stream // over which it is reported; nil while there is none
 	run        runner.Run
 	awaitGo    bool
 	idempotent bool
@@ -49,7 +50,7 @@ type attempt struct {
 	chunks   []*almanacv1.LogChunk // all, in order, until the result is acknowledged
 	open     *almanacv1.LogChunk   // the last one while it was never sent
 	openSize int
-	progress *almanacv1.RunProgress // what is new, or nil
+	progress *almanacv1.RunProgress // the latest, or nil
 
 	report reporter
 }

@@ -6,15 +6,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	mathrand "math/rand/v2"
+	"net"
+	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -47,7 +48,11 @@ type Template struct {
 
 // Config is what a session needs. All fields without a remark are required.
 type Config struct {
-	Registry  string // host:port
+	// Registries are host:port addresses. A host with several addresses is as
+	// many registries.
+	Registries []string
+	// Lookup returns the addresses of a host; an address is its own.
+	Lookup    func(ctx context.Context, host string) ([]netip.Addr, error)
 	TLS       rpc.TLS
 	Token     func() (string, error) // nil sends none
 	Host      string                 // name for people
@@ -68,26 +73,36 @@ type Config struct {
 	After func(d time.Duration, f func()) (stop func() bool)
 }
 
-// Session is one executor's session with a registry.
+// Session is one executor's session with the registries.
 type Session struct {
-	config Config
-	state  state
-	inbox  *inbox
-	dial   func(ctx context.Context) (stream, error)
-	runs   sync.WaitGroup
+	config  Config
+	targets []target
+	state   state
+	inbox   *inbox
+	dial    func(ctx context.Context, to place) (transport, error)
+	runs    sync.WaitGroup
 
 	health atomic.Pointer[string] // why it is not ready, or nil
 }
 
-// New prepares a session. It fails when the transport's files cannot be read or
-// a schema is no JSON.
+// New prepares a session. It fails when a registry is not host:port, the
+// transport's files cannot be read, or a schema is no JSON.
 func New(config Config) (*Session, error) {
+	s := &Session{config: config, inbox: newInbox(config.Now)}
+	for _, registry := range config.Registries {
+		host, port, err := net.SplitHostPort(registry)
+		if err != nil {
+			return nil, fmt.Errorf("registry: %w", err)
+		}
+		s.targets = append(s.targets, target{registry: registry, host: host, port: port})
+	}
 	options, err := rpc.DialOptions(config.TLS, config.Token)
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{config: config, inbox: newInbox(config.Now)}
-	s.dial = func(ctx context.Context) (stream, error) { return dial(ctx, config.Registry, options) }
+	s.dial = func(ctx context.Context, to place) (transport, error) {
+		return dial(ctx, to, config.TLS.ServerName, options)
+	}
 	hello := &almanacv1.Hello{Session: rand.Text(), Host: config.Host, Version: config.Version, Labels: config.Labels}
 	templates := make(map[string]Template, len(config.Templates))
 	for _, t := range config.Templates {
@@ -104,9 +119,11 @@ func New(config Config) (*Session, error) {
 		inbox:  s.inbox, logger: config.Logger, newID: rand.Text, ttl: firstTTL,
 		attempts: map[string]*attempt{}, dying: map[string]*attempt{},
 	}
-	s.unready("the registry has not been reached yet")
+	s.unready(notReached)
 	return s, nil
 }
+
+const notReached = "no registry has been reached yet"
 
 func announce(t Template) (*almanacv1.TemplateAnnouncement, error) {
 	schema, err := json.Marshal(t.Schema)
@@ -117,7 +134,7 @@ func announce(t Template) (*almanacv1.TemplateAnnouncement, error) {
 	announcement := &almanacv1.TemplateAnnouncement{
 		Type: d.Type, Version: int32(d.Version), Name: d.Name, Description: d.Description, Category: d.Category, Icon: d.Icon,
 		SchemaJson: schema, EstimatedDuration: d.EstimatedDuration, ResourceUsage: d.ResourceUsage, RiskLevel: d.RiskLevel,
-		Idempotent: d.Idempotent, Destructive: d.Destructive,
+		Idempotent: d.Idempotent, Destructive: d.Destructive, MaxConcurrency: int32(d.MaxConcurrency),
 	}
 	for _, parameter := range d.Restricted {
 		announcement.Restrictions = append(announcement.Restrictions, &almanacv1.Restriction{Parameter: parameter, Values: t.Allowed[parameter]})
@@ -125,7 +142,7 @@ func announce(t Template) (*almanacv1.TemplateAnnouncement, error) {
 	return announcement, nil
 }
 
-// Ready returns nil while a registry knows this session and confirms its
+// Ready returns nil while at least one registry knows this session and confirms its
 // heartbeats, and otherwise an error that says what is missing.
 func (s *Session) Ready() error {
 	if why := s.health.Load(); why != nil {
@@ -137,12 +154,18 @@ func (s *Session) Ready() error {
 func (s *Session) unready(why string) { s.health.Store(&why) }
 
 // Run keeps the session until it has drained, which begins when drain is closed
-// or the registry asks for it, or until ctx ends, which kills all work at once.
+// or a registry asks for it, or until ctx ends, which kills all work at once.
 // It returns nil after a drain and the context's cause otherwise. By then no work
 // is left. Run may be called once.
 func (s *Session) Run(ctx context.Context, drain <-chan struct{}) error {
 	defer s.runs.Wait()
-	l := &loop{Session: s, ctx: ctx, opened: make(chan opening), alarm: alarm{after: s.config.After, rang: make(chan struct{}, 1)}}
+	l := &loop{
+		Session: s, ctx: ctx, alarm: alarm{after: s.config.After, rang: make(chan struct{}, 1)},
+		trouble: notReached, looked: make(chan found), opened: make(chan opening), news: make(chan news),
+	}
+	for _, t := range s.targets {
+		l.lookups = append(l.lookups, &lookup{target: t})
+	}
 	s.state.start = l.start
 	defer l.close()
 	for {
@@ -163,78 +186,107 @@ func (s *Session) Run(ctx context.Context, drain <-chan struct{}) error {
 			s.state.drain()
 		case <-s.inbox.wake:
 		case <-l.alarm.rang:
+		case answer := <-l.looked:
+			l.learn(answer, s.config.Now())
 		case opened := <-l.opened:
 			l.arrived(opened, s.config.Now())
-		case frame := <-l.link.frames:
-			s.state.received(frame, s.config.Now())
-			if frame.GetWelcome() != nil {
-				l.failures, l.said = 0, ""
-			}
-		case <-l.link.sent:
-			l.sending = false
-		case err := <-l.link.ended:
-			l.broke(err, s.config.Now())
+		case n := <-l.news:
+			l.heard(n, s.config.Now())
 		}
 	}
 }
 
-// loop is what Run's goroutine has beside the state: the stream, and time.
+// loop is what Run's goroutine has beside the state: where registries are, the
+// streams to them, and time.
 type loop struct {
 	*Session
 	ctx   context.Context // that of Run, which the loop does not outlive
 	alarm alarm
 	spare []event
 
-	opened     chan opening
-	link       link // the zero link while there is no stream
-	connecting context.CancelFunc
-	sending    bool // the sender has a frame that it has not sent yet
-	finishing  bool // nothing is left to say: the stream is being closed
-	failures   int  // to connect, in a row
-	retryAt    time.Time
-	said       string // the last complaint, so that it is not repeated
+	lookups []*lookup
+	looked  chan found
+
+	peers     []*peer
+	trouble   string // why there is no stream, as far as it is known
+	opened    chan opening
+	news      chan news
+	finishing bool // nothing is left to say: the streams are being closed
 
 	killAt, leaveAt time.Time // of a drain; zero before it
 	killed          bool
 }
 
+// peer is an address where a registry is, or was.
+type peer struct {
+	place
+	gone       bool // its name has this address no more: it is not dialled again
+	link       *link
+	connecting context.CancelFunc
+	failures   int // to connect, in a row
+	retryAt    time.Time
+	said       string // the last complaint, so that it is not repeated
+}
+
+// idle says whether the peer has no stream and is not getting one.
+func (p *peer) idle() bool { return p.link == nil && p.connecting == nil }
+
 type opening struct {
-	stream stream
-	cancel context.CancelFunc
-	err    error
+	peer      *peer
+	transport transport
+	cancel    context.CancelFunc
+	err       error
 }
 
 // step does what is due. It returns true when the session has drained.
 func (l *loop) step(now time.Time) bool {
 	st := &l.state
-	if st.draining {
-		if l.drained(now) {
-			return true
+	if st.draining && l.drained(now) {
+		return true
+	}
+	wake := earliest(earliest(l.killAt, l.leaveAt), st.tickAt())
+	for _, k := range l.lookups {
+		switch {
+		case k.cancel != nil:
+		case now.Before(k.at):
+			wake = earliest(wake, k.at)
+		default:
+			l.look(k)
 		}
 	}
-	if l.link.frames == nil && l.connecting == nil && !now.Before(l.retryAt) {
-		l.connect()
+	for _, p := range l.peers {
+		if p.link != nil && !p.link.stream.welcomed && !now.Before(p.link.welcomeBy) {
+			l.broke(p, errors.New("the registry does not answer the hello"), now)
+		}
 	}
-	if l.link.frames != nil && !l.sending && !l.finishing && st.pending() {
-		l.sending = true
-		l.link.out <- st.frame(now)
+	l.peers = slices.DeleteFunc(l.peers, func(p *peer) bool { return p.gone && p.idle() })
+	for _, p := range l.peers {
+		switch {
+		case p.idle() && !l.finishing && !now.Before(p.retryAt):
+			l.connect(p)
+		case p.idle() && l.finishing:
+		case p.idle():
+			wake = earliest(wake, p.retryAt)
+		case p.link == nil:
+		default:
+			if !p.link.stream.welcomed {
+				wake = earliest(wake, p.link.welcomeBy)
+			}
+			if !p.link.sending && !l.finishing && st.pending(p.link.stream) {
+				p.link.sending = true
+				p.link.out <- st.frame(p.link.stream, now)
+			}
+		}
 	}
 	switch {
-	case !st.welcomed:
-		// broke and Run's beginning have said why.
-	case !st.beatSent.IsZero() && now.Sub(st.beatSent) > st.ttl:
-		l.unready("the registry does not confirm heartbeats")
+	case st.beater == nil:
+		l.unready(l.trouble)
+	case !st.unconfirmed.IsZero() && now.Sub(st.unconfirmed) > st.ttl:
+		l.unready("the registries do not confirm heartbeats")
 	case st.draining:
 		l.unready("the executor drains")
 	default:
 		l.health.Store(nil)
-	}
-	wake := earliest(l.killAt, l.leaveAt)
-	if l.link.frames == nil && l.connecting == nil {
-		wake = earliest(wake, l.retryAt)
-	}
-	if st.welcomed {
-		wake = earliest(wake, st.beatAt)
 	}
 	l.alarm.set(now, wake)
 	return false
@@ -263,26 +315,26 @@ func (l *loop) drained(now time.Time) bool {
 		}
 		return true
 	}
-	if len(st.attempts) > 0 || st.pending() || l.sending {
+	if len(st.streams) == 0 {
+		return len(st.attempts) == 0
+	}
+	if l.finishing || len(st.attempts) > 0 {
 		return false
 	}
-	if l.link.frames == nil {
-		return true
+	for _, p := range l.peers {
+		if p.link != nil && (p.link.sending || st.pending(p.link.stream)) {
+			return false
+		}
 	}
-	if !l.finishing {
-		// The registry answers the end of our side with the end of its own, when
-		// all that was sent has arrived.
-		l.finishing = true
-		close(l.link.out)
+	// A registry answers the end of our side with the end of its own, when all
+	// that was sent has arrived.
+	l.finishing = true
+	for _, p := range l.peers {
+		if p.link != nil {
+			close(p.link.out)
+		}
 	}
 	return false
-}
-
-func earliest(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
 }
 
 // start begins the work of an attempt.
@@ -310,42 +362,74 @@ func deepen() {
 }
 
 // connect opens a stream without waiting for it.
-func (l *loop) connect() {
+func (l *loop) connect(p *peer) {
 	ctx, cancel := context.WithCancel(l.ctx)
-	l.connecting = cancel
+	p.connecting = cancel
 	go func() {
-		s, err := l.dial(ctx)
-		l.opened <- opening{stream: s, cancel: cancel, err: err}
+		t, err := l.dial(ctx, p.place)
+		l.opened <- opening{peer: p, transport: t, cancel: cancel, err: err}
 	}()
 }
 
+// patience is how long a registry may take to answer a hello.
+const patience = 10 * time.Second
+
 func (l *loop) arrived(o opening, now time.Time) {
-	l.connecting = nil
+	o.peer.connecting = nil
 	if o.err != nil {
 		o.cancel()
-		l.retry(o.err, now)
+		l.retry(o.peer, o.err, now)
 		return
 	}
-	l.state.opened(now)
-	l.sending = false
-	l.link = newLink(o.stream, o.cancel)
+	if l.finishing {
+		o.cancel()
+		o.transport.Close()
+		return
+	}
+	o.peer.link = newLink(o.peer, o.transport, o.cancel, l.news)
+	o.peer.link.stream, o.peer.link.welcomeBy = l.state.opened(), now.Add(patience)
 }
 
-// broke takes in the end of the stream.
-func (l *loop) broke(err error, now time.Time) {
-	l.link.close()
-	l.link = link{}
-	l.state.lost()
-	if l.finishing && errors.Is(err, io.EOF) {
-		l.leaveAt = now
+// heard takes in what a link has to tell.
+func (l *loop) heard(n news, now time.Time) {
+	p := n.peer
+	switch {
+	case n.err != nil:
+		l.broke(p, n.err, now)
+	case n.frame == nil:
+		p.link.sending = false
+	default:
+		l.state.received(p.link.stream, n.frame, now)
+		if n.frame.GetWelcome() != nil {
+			p.failures, p.said = 0, ""
+		}
+	}
+}
+
+// broke ends a stream. What its goroutines still wanted to tell is never heard.
+func (l *loop) broke(p *peer, err error, now time.Time) {
+	l.state.lost(p.link.stream)
+	p.link.close()
+	p.link = nil
+	if l.finishing {
 		return
 	}
-	l.finishing = false
-	if status.Code(err) == codes.FailedPrecondition {
-		l.config.Logger.Warn("The registry declared this session dead; beginning another", zap.Error(err))
-		l.state.died()
+	for _, k := range l.lookups {
+		k.at = now // a registry that moved is found at its new address
 	}
-	l.retry(err, now)
+	l.retry(p, err, now)
+	if status.Code(err) != codes.FailedPrecondition {
+		return
+	}
+	l.trouble = "a registry declared the session dead"
+	l.config.Logger.Warn("A registry declared this session dead; beginning another", zap.String("registry", p.address), zap.Error(err))
+	l.state.died()
+	for _, other := range l.peers {
+		if other.link != nil {
+			other.link.close()
+			other.link, other.retryAt = nil, now
+		}
+	}
 }
 
 // Delays between attempts to connect.
@@ -356,122 +440,47 @@ const (
 
 // retry plans the next attempt to connect: doubling delays, half of each random,
 // so that a fleet does not come back in step.
-func (l *loop) retry(err error, now time.Time) {
-	delay := min(firstRetry<<min(l.failures, 10), lastRetry)
-	l.failures++
-	l.retryAt = now.Add(delay/2 + mathrand.N(delay/2)) //nolint:gosec // only spreads the attempts
-	why := "no connection to the registry: " + err.Error()
-	if why != l.said {
-		l.said = why
-		l.config.Logger.Warn("No connection to the registry; trying again", zap.String("registry", l.config.Registry), zap.Error(err))
+func (l *loop) retry(p *peer, err error, now time.Time) {
+	delay := min(firstRetry<<min(p.failures, 10), lastRetry)
+	p.failures++
+	p.retryAt = now.Add(delay/2 + mathrand.N(delay/2)) //nolint:gosec // only spreads the attempts
+	why := "no connection to the registry at " + p.address + ": " + err.Error()
+	if why != p.said {
+		p.said = why
+		l.config.Logger.Warn("No connection to a registry; trying again", zap.String("registry", p.registry), zap.String("address", p.address), zap.Error(err))
 	}
-	l.unready(why)
+	l.trouble = why
 }
 
-// close ends the stream and waits for all that belongs to it.
+// close ends the streams and waits for all that belongs to them.
 func (l *loop) close() {
 	l.unready("the executor has ended")
 	l.alarm.clear()
-	if l.connecting != nil {
-		l.connecting()
+	looking := 0
+	for _, k := range l.lookups {
+		if k.cancel != nil {
+			k.cancel()
+			looking++
+		}
+	}
+	for range looking {
+		<-l.looked
+	}
+	connecting := 0
+	for _, p := range l.peers {
+		if p.connecting != nil {
+			p.connecting()
+			connecting++
+		}
+		if p.link != nil {
+			p.link.close()
+		}
+	}
+	for range connecting {
 		if o := <-l.opened; o.err == nil {
-			o.stream.Close()
+			o.transport.Close()
 		}
 	}
-	if l.link.frames != nil {
-		l.link.close()
-	}
-}
-
-// stream is what a session needs of a gRPC stream.
-type stream interface {
-	Send(*almanacv1.LeaseRequest) error
-	Recv() (*almanacv1.LeaseResponse, error)
-	CloseSend() error
-	// Close lets go of the connection below.
-	Close()
-}
-
-// connection is a stream with a connection of its own, so that the delay between
-// two attempts is the session's alone to decide, and names are resolved anew.
-type connection struct {
-	grpc.BidiStreamingClient[almanacv1.LeaseRequest, almanacv1.LeaseResponse]
-	conn *grpc.ClientConn
-}
-
-// Close ends the connection.
-func (c connection) Close() { c.conn.Close() }
-
-func dial(ctx context.Context, registry string, options []grpc.DialOption) (stream, error) {
-	conn, err := grpc.NewClient(registry, options...)
-	if err != nil {
-		return nil, err
-	}
-	lease, err := almanacv1.NewLeaseServiceClient(conn).Lease(ctx)
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return connection{lease, conn}, nil
-}
-
-// link is a live stream with the two goroutines that serve it.
-type link struct {
-	out    chan *almanacv1.LeaseRequest // capacity 1; its end closes our side
-	sent   chan struct{}                // the frame given to out was sent
-	frames chan *almanacv1.LeaseResponse
-	ended  chan error // once
-	close  func()
-}
-
-func newLink(s stream, cancel context.CancelFunc) link {
-	l := link{
-		out: make(chan *almanacv1.LeaseRequest, 1), sent: make(chan struct{}, 1),
-		frames: make(chan *almanacv1.LeaseResponse), ended: make(chan error, 1),
-	}
-	gone := make(chan struct{})
-	var both sync.WaitGroup
-	both.Add(2)
-	go func() {
-		defer both.Done()
-		for {
-			select {
-			case frame, ok := <-l.out:
-				if !ok {
-					_ = s.CloseSend() // Recv says how the stream ends
-					return
-				}
-				if s.Send(frame) != nil {
-					return // Recv has the reason
-				}
-				l.sent <- struct{}{}
-			case <-gone:
-				return
-			}
-		}
-	}()
-	go func() {
-		defer both.Done()
-		for {
-			frame, err := s.Recv()
-			if err != nil {
-				l.ended <- err
-				return
-			}
-			select {
-			case l.frames <- frame:
-			case <-gone:
-				return
-			}
-		}
-	}()
-	l.close = func() {
-		close(gone)
-		cancel()
-		both.Wait()
-		s.Close()
-	}
-	return l
 }
 
 // alarm wakes the loop at one time at most.

@@ -2,6 +2,8 @@ package session
 
 import (
 	"errors"
+	"slices"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -47,83 +49,158 @@ type state struct {
 	dying    map[string]*attempt // stale work that is being killed, by execution
 	used     int                 // slots taken by both
 
-	// Of the session with the registry.
-	stream     string   // the live one, or ""
-	closed     []string // earlier ones that no welcome has confirmed yet
-	helloSent  bool
-	welcomed   bool
-	ttl        time.Duration
-	lastNumber int64
-	granted    int // credits that the registry has not used on this stream
-	beatAt     time.Time
-	beatDue    bool
-	beatSent   time.Time // the oldest beat not yet confirmed; zero when all are
+	streams []*stream // the open ones, in the order of their ordinals
+	last    int64     // ordinal of the latest stream of this session
+	ttl     time.Duration
 
-	draining     bool
+	// One stream carries the session's heartbeats; over the others is only said
+	// what is held.
+	beater      *stream   // a welcomed one, or nil when there is none
+	beatAt      time.Time // of the next round over all welcomed streams
+	unconfirmed time.Time // since when no beat was confirmed although one was sent; zero when all are
+
+	draining bool
+}
+
+// stream is what the session knows of one stream to a registry, and what waits
+// for the next frames on it.
+type stream struct {
+	ordinal   int64
+	closed    bool // nothing that it may still bring is acted on
+	helloSent bool
+	welcomed  bool
+
+	lastNumber int64
+	// granted is what the registry may still assign, as it knows it: the credits
+	// sent less the assignments received. It is negative when credits were
+	// withdrawn that had been used already.
+	granted int
+
+	beatDue      bool
+	asked        time.Time // when the oldest beat was sent that it has not answered; zero when there is none
 	drainingSaid bool
 
-	// What waits for the next frames, in order.
-	starts   []*attempt
-	chunks   []*almanacv1.LogChunk
-	results  []*attempt
-	progress []*attempt
-	back     []*almanacv1.Lease
+	// In order, of attempts whose home it is.
+	starts  []*attempt
+	chunks  []*almanacv1.LogChunk
+	results []*attempt
+	back    []*almanacv1.Lease
+	// Of all attempts.
+	progress map[*attempt]struct{}
 }
 
-// opened begins a stream: everything held is said again.
-func (s *state) opened(now time.Time) {
-	s.stream = s.newID()
-	s.helloSent, s.welcomed, s.drainingSaid = false, false, false
-	s.lastNumber, s.granted = 0, 0
-	s.beatDue, s.beatSent = false, time.Time{}
-	s.starts, s.chunks, s.results, s.back = nil, nil, nil, nil // progress is kept: the latest is as good as ever
+// name is the ordinal as it is said.
+func (st *stream) name() string { return strconv.FormatInt(st.ordinal, 10) }
+
+// opened begins a stream. What has no home is at home there, and said again.
+func (s *state) opened() *stream {
+	s.last++
+	st := &stream{ordinal: s.last, progress: map[*attempt]struct{}{}}
+	s.streams = append(s.streams, st)
 	for _, a := range s.attempts {
-		if a.phase == waiting && s.tooLate(a, now) {
-			s.handBack(a)
+		if a.home == nil {
+			st.adopt(a)
+		}
+		if a.phase == running && a.progress != nil {
+			st.progress[a] = struct{}{}
+		}
+	}
+	return st
+}
+
+// adopt makes the stream an attempt's home. All that nobody has acknowledged is
+// said again.
+func (st *stream) adopt(a *attempt) {
+	a.home = st
+	switch a.phase {
+	case waiting, running:
+		st.starts = append(st.starts, a)
+	case ended:
+		st.results = append(st.results, a)
+	case blocked, over:
+	}
+	st.chunks = append(st.chunks, a.chunks...)
+}
+
+// lost ends a stream. What was at home there moves to another, and each registry
+// is told at once.
+func (s *state) lost(st *stream) {
+	st.closed = true
+	s.streams = slices.DeleteFunc(s.streams, func(other *stream) bool { return other == st })
+	if s.beater == st {
+		s.beater = s.welcomedAfter(st)
+	}
+	home := s.beater
+	if home == nil && len(s.streams) > 0 {
+		home = s.streams[0]
+	}
+	for _, a := range s.attempts {
+		if a.home != st {
 			continue
 		}
-		switch a.phase {
-		case waiting, running:
-			s.starts = append(s.starts, a)
-		case ended:
-			s.results = append(s.results, a)
-		case blocked, over:
+		if a.home = nil; home != nil {
+			home.adopt(a)
 		}
-		s.chunks = append(s.chunks, a.chunks...)
 	}
-	// What was handed back just now is simply not among the held.
-	s.back = nil
+	for _, other := range s.streams {
+		other.beatDue = other.welcomed
+	}
+	if s.beater == nil {
+		s.unconfirmed = time.Time{}
+	}
 }
 
-// lost ends a stream: nothing that it may still bring is acted on.
-func (s *state) lost() {
-	if s.helloSent {
-		s.closed = append(s.closed, s.stream)
+// welcomedAfter returns the welcomed stream that comes after one, in a circle,
+// or nil when there is no other.
+func (s *state) welcomedAfter(st *stream) *stream {
+	var first *stream
+	for _, other := range s.streams {
+		switch {
+		case !other.welcomed || other == st:
+		case other.ordinal > st.ordinal:
+			return other
+		case first == nil:
+			first = other
+		}
 	}
-	s.stream, s.welcomed = "", false
+	return first
 }
 
-// died takes a new session id: the registry has declared the old one dead.
+// died takes a new session id, for a registry has declared the old one dead. Its
+// streams are closed.
 func (s *state) died() {
 	s.identity.Session = s.newID()
-	s.closed = nil // they belonged to the dead one, whose leases are settled with it
+	for _, st := range s.streams {
+		st.closed = true
+	}
+	s.streams, s.last = nil, 0
+	s.beater, s.unconfirmed = nil, time.Time{}
+	for _, a := range s.attempts {
+		a.home = nil
+	}
 }
 
-// received acts on one frame of the live stream.
-func (s *state) received(m *almanacv1.LeaseResponse, now time.Time) {
+// received acts on one frame of an open stream. What a registry says of a lease
+// counts over any stream.
+func (s *state) received(st *stream, m *almanacv1.LeaseResponse, now time.Time) {
+	if st.closed {
+		return
+	}
 	if w := m.GetWelcome(); w != nil {
-		s.welcomed, s.closed = true, nil
+		st.welcomed = true
 		if ms := w.GetSessionTtlMilliseconds(); ms > 0 {
 			s.ttl = time.Duration(ms) * time.Millisecond
 		}
-		s.beatAt = now.Add(s.ttl / 5)
-		s.logger.Info("Connected to the registry", zap.String("registry", w.GetRegistry()), zap.String("session", s.identity.GetSession()))
+		if s.beater == nil {
+			s.beater, s.beatAt = st, now.Add(s.ttl/5)
+		}
+		s.logger.Info("Connected to a registry", zap.String("registry", w.GetRegistry()), zap.String("session", s.identity.GetSession()), zap.String("stream", st.name()))
 		for _, refused := range w.GetRefused() {
 			s.logger.Error("The registry refuses a template", zap.String("template", refused.GetType()), zap.String("reason", refused.GetReason()))
 		}
 	}
 	for _, assignment := range m.GetAssignments() {
-		s.assigned(assignment, now)
+		s.assigned(st, assignment, now)
 	}
 	for _, g := range m.GetGo() {
 		if a := s.held(g.GetExecutionId(), g.GetToken()); a != nil && a.phase == waiting {
@@ -146,7 +223,7 @@ func (s *state) received(m *almanacv1.LeaseResponse, now time.Time) {
 		}
 	}
 	if m.GetBeat() {
-		s.beatSent = time.Time{}
+		st.asked, s.unconfirmed = time.Time{}, time.Time{}
 	}
 	if m.GetDrain() {
 		s.drain()
@@ -162,9 +239,9 @@ func (s *state) held(execution string, token int64) *attempt {
 	return a
 }
 
-func (s *state) assigned(m *almanacv1.Assignment, now time.Time) {
-	s.lastNumber = max(s.lastNumber, m.GetNumber())
-	s.granted = max(s.granted-1, 0)
+func (s *state) assigned(st *stream, m *almanacv1.Assignment, now time.Time) {
+	st.lastNumber = max(st.lastNumber, m.GetNumber())
+	st.granted--
 	if older := s.attempts[m.GetExecutionId()]; older != nil {
 		if older.lease.Token >= m.GetToken() {
 			return // held already, or overtaken
@@ -172,10 +249,11 @@ func (s *state) assigned(m *almanacv1.Assignment, now time.Time) {
 		s.stale(older)
 	}
 	if s.draining || s.used >= s.slots {
-		s.back = append(s.back, &almanacv1.Lease{ExecutionId: m.GetExecutionId(), Token: m.GetToken()})
+		st.back = append(st.back, &almanacv1.Lease{ExecutionId: m.GetExecutionId(), Token: m.GetToken()})
 		return
 	}
 	a := newAttempt(m, s.templates[m.GetTemplateType()], s.inbox, s.limits)
+	a.home = st
 	s.used++
 	s.attempts[a.lease.ExecutionId] = a
 	if s.dying[a.lease.ExecutionId] == nil {
@@ -186,7 +264,9 @@ func (s *state) assigned(m *almanacv1.Assignment, now time.Time) {
 // begin starts the work, or asks for the go-ahead.
 func (s *state) begin(a *attempt, now time.Time) {
 	a.startedNow(now, s.templates[a.run.Template].Isolation)
-	s.starts = append(s.starts, a)
+	if a.home != nil {
+		a.home.starts = append(a.home.starts, a)
+	}
 	if a.awaitGo {
 		a.phase = waiting
 		return
@@ -254,7 +334,9 @@ func (s *state) stale(a *attempt) {
 
 // handBack returns a lease whose work never began, or may begin again.
 func (s *state) handBack(a *attempt) {
-	s.back = append(s.back, &a.lease)
+	if a.home != nil {
+		a.home.back = append(a.home.back, &a.lease)
+	}
 	s.release(a)
 }
 
@@ -275,14 +357,14 @@ func (s *state) happened(events []event, now time.Time) {
 			s.gone(a, e, now)
 		case a.phase != running:
 		case e.line != nil:
-			if begun := a.addLine(e.line); begun != nil {
-				s.chunks = append(s.chunks, begun)
+			if begun := a.addLine(e.line); begun != nil && a.home != nil {
+				a.home.chunks = append(a.home.chunks, begun)
 			}
 		case e.progress != nil:
-			if a.progress == nil {
-				s.progress = append(s.progress, a)
-			}
 			a.progress = e.progress
+			for _, st := range s.streams {
+				st.progress[a] = struct{}{}
+			}
 		}
 	}
 }
@@ -329,7 +411,9 @@ func (s *state) finish(a *attempt, r *runner.Result, isolation []string, at time
 	if !a.began.IsZero() {
 		a.result.StartedAt = &a.startedAt
 	}
-	s.results = append(s.results, a)
+	if a.home != nil {
+		a.home.results = append(a.home.results, a)
+	}
 	level, how := zap.WarnLevel, "failed"
 	switch r.Status {
 	case runner.StatusSuccess:
@@ -349,7 +433,6 @@ func (s *state) drain() {
 		return
 	}
 	s.draining = true
-	s.granted = 0
 	for _, a := range s.attempts {
 		if a.phase == blocked || a.phase == waiting {
 			s.handBack(a)
@@ -376,45 +459,82 @@ func (s *state) busy() bool {
 	return len(s.dying) > 0
 }
 
-// tick makes a beat due when its time has come.
+// tick makes beats due when their time has come, and has another stream carry
+// them when the answer to one stays out.
 func (s *state) tick(now time.Time) {
-	if s.welcomed && !now.Before(s.beatAt) {
-		s.beatDue = true
+	if s.beater == nil {
+		return
+	}
+	if !now.Before(s.beatAt) {
 		s.beatAt = now.Add(s.ttl / 5)
-	}
-}
-
-// pending says whether there is anything to send.
-func (s *state) pending() bool {
-	return s.stream != "" && (!s.helloSent || s.beatDue ||
-		len(s.starts) > 0 || len(s.chunks) > 0 || len(s.results) > 0 || len(s.progress) > 0 || len(s.back) > 0 ||
-		s.draining != s.drainingSaid || s.credits() > 0)
-}
-
-// credits are the free slots that the registry does not know of.
-func (s *state) credits() int {
-	if s.draining {
-		return 0
-	}
-	return s.slots - s.used - s.granted
-}
-
-// frame takes what waits into one frame, and leaves what does not fit for the
-// next. A result never overtakes the attempt's log.
-func (s *state) frame(now time.Time) *almanacv1.LeaseRequest {
-	f := &almanacv1.LeaseRequest{}
-	if !s.helloSent {
-		s.helloSent = true
-		f.Hello = &almanacv1.Hello{
-			Session: s.identity.GetSession(), Stream: s.stream, ClosedStreams: append([]string(nil), s.closed...),
-			Host: s.identity.GetHost(), Version: s.identity.GetVersion(), Labels: s.identity.GetLabels(),
-			Templates: s.identity.GetTemplates(), Held: s.holdings(),
+		for _, st := range s.streams {
+			st.beatDue = st.beatDue || st.welcomed
 		}
 	}
+	if s.beater.asked.IsZero() || now.Before(s.answerBy()) {
+		return
+	}
+	if other := s.welcomedAfter(s.beater); other != nil {
+		s.beater.asked = time.Time{}
+		s.beater = other
+		other.beatDue = true
+	}
+}
+
+// answerBy is when the answer to the oldest beat is overdue.
+func (s *state) answerBy() time.Time { return s.beater.asked.Add(s.ttl / 2) }
+
+// tickAt is when tick has something to do next; zero is never.
+func (s *state) tickAt() time.Time {
+	if s.beater == nil {
+		return time.Time{}
+	}
+	if !s.beater.asked.IsZero() && s.welcomedAfter(s.beater) != nil {
+		return earliest(s.beatAt, s.answerBy())
+	}
+	return s.beatAt
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// pending says whether there is anything to send over a stream.
+func (s *state) pending(st *stream) bool {
+	return !st.helloSent || st.beatDue ||
+		len(st.starts) > 0 || len(st.chunks) > 0 || len(st.results) > 0 || len(st.progress) > 0 || len(st.back) > 0 ||
+		s.draining != st.drainingSaid || s.credits(st) != 0
+}
+
+// credits are the free slots that a registry does not know of; negative are
+// those that it believes to be free and that are not.
+func (s *state) credits(st *stream) int {
+	if s.draining {
+		return 0 // to say so has withdrawn them all
+	}
+	return s.slots - s.used - st.granted
+}
+
+// frame takes what waits for a stream into one frame, and leaves what does not
+// fit for the next. A result never overtakes the attempt's log.
+func (s *state) frame(st *stream, now time.Time) *almanacv1.LeaseRequest {
+	f := &almanacv1.LeaseRequest{}
+	if !st.helloSent {
+		st.helloSent = true
+		f.Hello = &almanacv1.Hello{
+			Session: s.identity.GetSession(), Stream: st.name(),
+			Host: s.identity.GetHost(), Version: s.identity.GetVersion(), Labels: s.identity.GetLabels(),
+			Templates: s.identity.GetTemplates(), Slots: int32(s.slots),
+		}
+		f.Hello.Held, f.Hello.Holdings = s.holdings(st)
+	}
 	size := 0
-	for len(s.chunks) > 0 && size < frameBytes {
-		chunk := s.chunks[0]
-		s.chunks = s.chunks[1:]
+	for len(st.chunks) > 0 && size < frameBytes {
+		chunk := st.chunks[0]
+		st.chunks = st.chunks[1:]
 		if a := s.held(chunk.GetExecutionId(), chunk.GetToken()); a != nil {
 			if a.open == chunk {
 				a.open = nil
@@ -425,15 +545,14 @@ func (s *state) frame(now time.Time) *almanacv1.LeaseRequest {
 			}
 		}
 	}
-	for _, a := range s.progress {
+	for a := range st.progress {
 		if a.phase == running {
 			f.Progress = append(f.Progress, a.progress)
 		}
-		a.progress = nil
 	}
-	s.progress = s.progress[:0]
-	f.Started = make([]*almanacv1.Started, 0, len(s.starts))
-	for _, a := range s.starts {
+	clear(st.progress)
+	f.Started = make([]*almanacv1.Started, 0, len(st.starts))
+	for _, a := range st.starts {
 		if a.phase == over {
 			continue
 		}
@@ -444,12 +563,12 @@ func (s *state) frame(now time.Time) *almanacv1.LeaseRequest {
 		a.startSent = true
 		f.Started = append(f.Started, &a.started)
 	}
-	clear(s.starts)
-	s.starts = s.starts[:0]
-	if len(s.chunks) == 0 && len(s.results) > 0 {
-		f.Results = make([]*almanacv1.RunResult, 0, len(s.results))
+	clear(st.starts)
+	st.starts = st.starts[:0]
+	if len(st.chunks) == 0 && len(st.results) > 0 {
+		f.Results = make([]*almanacv1.RunResult, 0, len(st.results))
 		taken := 0
-		for _, a := range s.results {
+		for _, a := range st.results {
 			if size >= frameBytes {
 				break
 			}
@@ -459,32 +578,48 @@ func (s *state) frame(now time.Time) *almanacv1.LeaseRequest {
 				size += len(a.result.GetResultJson()) + len(a.result.GetError()) + 64
 			}
 		}
-		rest := copy(s.results, s.results[taken:])
-		clear(s.results[rest:])
-		s.results = s.results[:rest]
+		rest := copy(st.results, st.results[taken:])
+		clear(st.results[rest:])
+		st.results = st.results[:rest]
 	}
-	f.HandedBack, s.back = s.back, nil
-	if s.beatDue {
-		s.beatDue = false
-		f.Heartbeat = &almanacv1.Heartbeat{LastNumber: s.lastNumber, Held: s.holdings()}
-		if s.beatSent.IsZero() {
-			s.beatSent = now
+	f.HandedBack, st.back = st.back, nil
+	if st.beatDue {
+		st.beatDue = false
+		f.Heartbeat = &almanacv1.Heartbeat{
+			LastNumber: st.lastNumber, Running: int32(s.used), Stopping: s.draining, ReportOnly: st != s.beater,
+		}
+		f.Heartbeat.Held, f.Heartbeat.Holdings = s.holdings(st)
+		if st == s.beater {
+			if st.asked.IsZero() {
+				st.asked = now
+			}
+			if s.unconfirmed.IsZero() {
+				s.unconfirmed = now
+			}
 		}
 	}
-	if credits := s.credits(); credits > 0 {
-		f.Credits = int32(credits)
-		s.granted += credits
-	}
-	f.Draining, s.drainingSaid = s.draining, s.draining
+	credits := s.credits(st)
+	f.Credits = int32(credits)
+	st.granted += credits
+	f.Draining, st.drainingSaid = s.draining, s.draining
 	return f
 }
 
 // holdings lists everything held: blocked, waiting, running, or ended and not
-// acknowledged.
-func (s *state) holdings() []*almanacv1.Lease {
+// acknowledged; first what belongs to the stream, then the rest beside what is
+// to be said of all streams.
+func (s *state) holdings(st *stream) ([]*almanacv1.Lease, *almanacv1.Holdings) {
 	held := make([]*almanacv1.Lease, 0, len(s.attempts))
-	for _, a := range s.attempts {
-		held = append(held, &a.lease)
+	all := &almanacv1.Holdings{LastStream: s.last, OpenStreams: make([]string, len(s.streams))}
+	for i, open := range s.streams {
+		all.OpenStreams[i] = open.name()
 	}
-	return held
+	for _, a := range s.attempts {
+		if a.home == st {
+			held = append(held, &a.lease)
+		} else {
+			all.Elsewhere = append(all.Elsewhere, &a.lease)
+		}
+	}
+	return held, all
 }
