@@ -82,7 +82,7 @@ func runOn(ctx context.Context, cfg Config, s store.Store, executorToken string,
 		return err
 	}
 	dispatcher := dispatch.New(s, dispatch.Config{
-		Policy:     dispatch.Policy{MissedAfter: cfg.MissedAfter, Idempotent: catalogue.Idempotent},
+		Policy:     dispatch.Policy{MissedAfter: cfg.MissedAfter, Idempotent: catalogue.Idempotent, MaxConcurrency: catalogue.MaxConcurrency},
 		SessionTTL: cfg.SessionTTL, Now: time.Now, Log: log.Named("dispatch"),
 	})
 	server, err := api.New(api.Config{

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -57,8 +58,8 @@ func (s *leaseService) Lease(stream leaseStream) error {
 	}
 	defer s.Templates.Withdraw(hello.Session)
 	leases, err := s.OpenStream(ctx, dispatch.Hello{
-		Session: hello.Session, Stream: hello.Stream, Host: hello.Host, ClosedStreams: hello.ClosedStreams,
-		Templates: accepted, Held: holdings(hello.Held),
+		Session: hello.Session, Stream: hello.Stream, Host: hello.Host, Version: hello.Version, Labels: hello.Labels,
+		Slots: int(hello.Slots), Templates: accepted, Held: holdings(hello.Held), Holdings: allHoldings(hello.Holdings),
 	})
 	if err != nil {
 		return err
@@ -102,8 +103,26 @@ func checkHello(h *almanacv1.Hello) error {
 			bad.add(id.field, "must have 1 to 100 characters")
 		}
 	}
+	if _, err := strconv.ParseInt(h.Stream, 10, 64); err != nil {
+		bad.add("hello.stream", "must be the stream's ordinal within the session, in decimal")
+	}
 	if len(h.Host) > 255 {
 		bad.add("hello.host", "must have at most 255 characters")
+	}
+	if len(h.Version) > 255 {
+		bad.add("hello.version", "must have at most 255 characters")
+	}
+	if len(h.Labels) > 64 {
+		bad.add("hello.labels", "must be at most 64")
+	}
+	for key, value := range h.Labels {
+		if len(key) > 63 || len(value) > 63 {
+			bad.add("hello.labels", "must have keys and values of at most 63 characters")
+			break
+		}
+	}
+	if h.Slots < 0 {
+		bad.add("hello.slots", "must not be negative")
 	}
 	return bad.err()
 }
@@ -145,7 +164,7 @@ func announcements(in []*almanacv1.TemplateAnnouncement) []templates.Announcemen
 		out[i] = templates.Announcement{Template: job.Template{
 			Type: a.Type, Version: int(a.Version), Name: a.Name, Description: a.Description, Category: a.Category, Icon: a.Icon,
 			Schema: a.SchemaJson, EstimatedDuration: a.EstimatedDuration, ResourceUsage: a.ResourceUsage, RiskLevel: a.RiskLevel,
-			Idempotent: a.Idempotent, Destructive: a.Destructive,
+			Idempotent: a.Idempotent, Destructive: a.Destructive, MaxConcurrency: int(a.MaxConcurrency),
 		}, Restrictions: map[string][]string{}}
 		for _, r := range a.Restrictions {
 			out[i].Restrictions[r.Parameter] = append(out[i].Restrictions[r.Parameter], r.Values...)
@@ -160,6 +179,10 @@ func holdings(in []*almanacv1.Lease) []dispatch.Holding {
 		out[i] = dispatch.Holding{ID: l.ExecutionId, Token: l.Token}
 	}
 	return out
+}
+
+func allHoldings(in *almanacv1.Holdings) dispatch.Holdings {
+	return dispatch.Holdings{OpenStreams: in.GetOpenStreams(), LastStream: in.GetLastStream(), Elsewhere: holdings(in.GetElsewhere())}
 }
 
 func inbound(in *almanacv1.LeaseRequest) *dispatch.Inbound {
@@ -192,7 +215,10 @@ func inbound(in *almanacv1.LeaseRequest) *dispatch.Inbound {
 		out.HandedBack = holdings(in.HandedBack)
 	}
 	if in.Heartbeat != nil {
-		out.Heartbeat = &dispatch.Heartbeat{LastNumber: in.Heartbeat.LastNumber, Held: holdings(in.Heartbeat.Held)}
+		out.Heartbeat = &dispatch.Heartbeat{
+			LastNumber: in.Heartbeat.LastNumber, Held: holdings(in.Heartbeat.Held), Holdings: allHoldings(in.Heartbeat.Holdings),
+			Running: int(in.Heartbeat.Running), Stopping: in.Heartbeat.Stopping, ReportOnly: in.Heartbeat.ReportOnly,
+		}
 	}
 	return out
 }

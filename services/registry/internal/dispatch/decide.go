@@ -16,6 +16,9 @@ type Policy struct {
 	// Idempotent tells whether a template's runs may be attempted again after an
 	// ambiguous end. Safe for concurrent use.
 	Idempotent func(templateType string) bool
+	// MaxConcurrency is how many runs of a template there may be at once, 0 for
+	// any number. Safe for concurrent use.
+	MaxConcurrency func(templateType string) int
 }
 
 // decideFire says what becomes of the job's next fire time, which must not be

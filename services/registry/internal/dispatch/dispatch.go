@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,12 +17,15 @@ import (
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
 )
 
-// Config configures a Dispatcher. All fields are required.
+// Config configures a Dispatcher. All fields without a remark are required.
 type Config struct {
 	Policy
-	SessionTTL time.Duration // silence after which an executor counts as dead
-	Now        func() time.Time
-	Log        *zap.Logger
+	SessionTTL time.Duration // silence after which an executor, or a registry, counts as dead
+	// Replica is this registry where others may share the store; with an empty ID
+	// it is the only one.
+	Replica store.Replica
+	Now     func() time.Time
+	Log     *zap.Logger
 }
 
 // Dispatcher drives the loop: it owns its goroutine, its timer, and the
@@ -40,7 +44,7 @@ type Dispatcher struct {
 
 // New returns a Dispatcher that does nothing until Run.
 func New(s Store, cfg Config) *Dispatcher {
-	l := newLoop(cfg.Policy, cfg.SessionTTL, cfg.Log)
+	l := newLoop(cfg)
 	return &Dispatcher{
 		store: s, cfg: cfg, events: make(chan func(*loop), 1024), done: make(chan struct{}),
 		loop: l, progress: l.progress,
@@ -100,6 +104,13 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	}
 	writers.Wait()
 	readers.Wait()
+	if l.fleet != nil { // the others need not wait for its silence
+		ctx, cancel := context.WithTimeout(io, d.cfg.SessionTTL)
+		defer cancel()
+		if err := d.store.DropReplica(ctx, l.fleet.self); err != nil {
+			return fmt.Errorf("leave the fleet: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -138,8 +149,34 @@ func (d *Dispatcher) Ready() error {
 // JobChanged tells of a job that was created, edited or deleted.
 func (d *Dispatcher) JobChanged(j *job.Job) { d.hint(func(l *loop) { l.addJob(j) }) }
 
-// Runnable tells of a new waiting record.
-func (d *Dispatcher) Runnable(e *job.Execution) { d.hint(func(l *loop) { l.addWaiting(e) }) }
+// runnable tells of a new waiting record.
+func (d *Dispatcher) runnable(e *job.Execution) { d.hint(func(l *loop) { l.addWaiting(e) }) }
+
+// RunNow is store.RunNow, and leases the run in the same step where an executor is
+// free: whichever registry accepts a run starts it. A run that has to wait is
+// taken up by the registry whose share it is in, at the latest.
+func (d *Dispatcher) RunNow(ctx context.Context, r store.RunNow) (stored *job.Execution, replayed bool, err error) {
+	var lease *job.Execution
+	var st *Stream
+	reserved := make(chan struct{})
+	if err := d.post(ctx, func(l *loop) { lease, st = l.reserve(r.Execution); close(reserved) }); err == nil {
+		select {
+		case <-reserved:
+		case <-d.done: // Run has returned: nothing writes to them any more
+		}
+	}
+	if lease == nil {
+		stored, replayed, err = d.store.RunNow(ctx, r)
+		if err == nil && !replayed {
+			d.runnable(stored)
+		}
+		return stored, replayed, err
+	}
+	r.Execution = lease
+	stored, replayed, err = d.store.RunNow(ctx, r)
+	_ = d.post(context.WithoutCancel(ctx), func(l *loop) { l.accepted(lease, st, stored, err) })
+	return stored, replayed, err
+}
 
 // CancelRequested tells of a cancellation of a leased or running record, as the
 // store answered it. Unlike the other hints it is not dropped: only a reconnect
@@ -154,19 +191,24 @@ func (d *Dispatcher) Open(ctx context.Context, h Hello) (*Stream, error) {
 	if !d.loaded.Load() {
 		return nil, fmt.Errorf("dispatch has not read what is leased yet: %w", job.ErrUnavailable)
 	}
-	if err := d.store.OpenSession(ctx, store.Session{ID: h.Session, Host: h.Host}, d.cfg.Now()); err != nil {
+	now := d.cfg.Now()
+	opened := store.Session{
+		ID: h.Session, Host: h.Host, Version: h.Version, Labels: h.Labels, Templates: h.Templates, Slots: h.Slots,
+		OpenedAt: now, LastBeatAt: now,
+	}
+	if err := d.store.OpenSession(ctx, opened, now); err != nil {
 		if errors.Is(err, job.ErrConflict) {
 			return nil, ErrSessionEnded
 		}
 		return nil, fmt.Errorf("open session %s: %w", h.Session, err)
 	}
 	st := &Stream{d: d, id: h.Stream, ready: make(chan struct{}, 1)}
-	opened := make(chan struct{})
-	if err := d.post(ctx, func(l *loop) { l.openStream(st, h); close(opened) }); err != nil {
+	known := make(chan struct{})
+	if err := d.post(ctx, func(l *loop) { l.openStream(st, h); close(known) }); err != nil {
 		return nil, err
 	}
 	select {
-	case <-opened:
+	case <-known:
 		return st, nil
 	case <-d.done:
 		return nil, ErrStopped
@@ -194,7 +236,7 @@ func (d *Dispatcher) Settle(ctx context.Context, j *job.Job, now time.Time) (*jo
 			return nil, fmt.Errorf("settle the fire times of %s: %w", j.ID, a.Err)
 		case a.Outcome == store.Done:
 			if e := f.Execution; e.Status == job.Pending {
-				d.Runnable(e)
+				d.runnable(e)
 			}
 			next := *j
 			next.NextRunAt = f.Next
@@ -221,22 +263,35 @@ func (d *Dispatcher) Progress(executionID string) (Progress, bool) {
 // writes it, anybody reads it; it is not durable.
 type progressBoard struct {
 	mu sync.Mutex
-	by map[string]Progress
+	by map[string]heard
 }
 
-func newProgressBoard() *progressBoard { return &progressBoard{by: map[string]Progress{}} }
+type heard struct {
+	Progress
+	at time.Time
+}
 
-func (b *progressBoard) put(p Progress) {
+func newProgressBoard() *progressBoard { return &progressBoard{by: map[string]heard{}} }
+
+func (b *progressBoard) put(p Progress, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.by[p.ID] = p
+	b.by[p.ID] = heard{p, now}
 }
 
 func (b *progressBoard) get(id string) (Progress, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p, ok := b.by[id]
-	return p, ok
+	return p.Progress, ok
+}
+
+// forgetBefore drops what was said before a time, unless keep wants it: nobody
+// says when a run ends that another registry looks after.
+func (b *progressBoard) forgetBefore(t time.Time, keep func(id string) bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	maps.DeleteFunc(b.by, func(id string, p heard) bool { return p.at.Before(t) && !keep(id) })
 }
 
 func (b *progressBoard) forget(id string) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,7 @@ type rig struct {
 
 	beats    sync.WaitGroup
 	silences map[*Stream]func()
+	streams  map[string]int // ordinal of the last one, by session
 }
 
 // failing is a store whose writes can be made to fail.
@@ -56,7 +58,7 @@ func dispatching(t *testing.T, test func(t *testing.T, r *rig)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &rig{t: t, store: st, silences: map[*Stream]func(){}}
+		r := &rig{t: t, store: st, silences: map[*Stream]func(){}, streams: map[string]int{}}
 		r.d = New(&failing{st, r}, Config{Policy: simPolicy, SessionTTL: simTTL, Now: time.Now, Log: zap.NewNop()})
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan error, 1)
@@ -111,15 +113,24 @@ func (r *rig) create(change func(j *job.Job)) *job.Job {
 
 func (r *rig) open(session string, credits int, held ...Holding) *Stream {
 	r.t.Helper()
-	st, err := r.d.Open(r.t.Context(), Hello{
-		Session: session, Stream: job.NewID("stream-"), Host: "host-" + session, Templates: []string{idempotentType, onceOnlyType}, Held: held,
-	})
+	st, err := r.d.Open(r.t.Context(), r.hello(session, held...))
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	r.send(st, &Inbound{Credits: credits})
 	r.beat(st)
 	return st
+}
+
+// hello is that of the session's next stream, its only one from then on.
+func (r *rig) hello(session string, held ...Holding) Hello {
+	r.streams[session]++
+	h := Hello{
+		Session: session, Stream: strconv.Itoa(r.streams[session]), Host: "host-" + session, Version: "1", Slots: 8,
+		Templates: []string{idempotentType, onceOnlyType}, Held: held,
+	}
+	h.OpenStreams, h.LastStream = []string{h.Stream}, int64(r.streams[session])
+	return h
 }
 
 func (r *rig) send(st *Stream, in *Inbound) {
@@ -165,7 +176,9 @@ func (r *rig) beat(st *Stream) {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.silences[st] = cancel
 	r.beats.Go(func() {
-		for st.Receive(ctx, &Inbound{Heartbeat: &Heartbeat{LastNumber: -1}}) == nil {
+		last, _ := strconv.ParseInt(st.id, 10, 64)
+		all := Holdings{OpenStreams: []string{st.id}, LastStream: last}
+		for st.Receive(ctx, &Inbound{Heartbeat: &Heartbeat{LastNumber: -1, Holdings: all}}) == nil {
 			select {
 			case <-time.After(time.Second):
 			case <-ctx.Done():
@@ -270,7 +283,7 @@ func TestDeadExecutorIsReplaced(t *testing.T) {
 		if err := one.Receive(t.Context(), &Inbound{Results: []Result{success(a)}}); !errors.Is(err, ErrSessionEnded) {
 			t.Errorf("received from the dead: %v", err)
 		}
-		if _, err := r.d.Open(t.Context(), Hello{Session: "one", Stream: "x"}); !errors.Is(err, ErrSessionEnded) {
+		if _, err := r.d.Open(t.Context(), r.hello("one")); !errors.Is(err, ErrSessionEnded) {
 			t.Errorf("a dead session comes back: %v", err)
 		}
 		again := r.open("one-b", 1, Holding{a.ID, a.Token})
@@ -413,9 +426,7 @@ func TestReconnectKeepsWhatIsHeld(t *testing.T) {
 		if _, err := st.Next(t.Context()); err == nil {
 			t.Error("a closed stream goes on")
 		}
-		again, err := r.d.Open(t.Context(), Hello{
-			Session: "a", Stream: "again", ClosedStreams: []string{st.id}, Templates: []string{idempotentType}, Held: []Holding{{a.ID, a.Token}},
-		})
+		again, err := r.d.Open(t.Context(), r.hello("a", Holding{a.ID, a.Token}))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,7 +2,7 @@ package dispatch
 
 import (
 	"context"
-	"errors"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,8 +15,13 @@ import (
 type Store interface {
 	Do(ctx context.Context, now time.Time, ops []store.Op) []store.Answer
 	Job(ctx context.Context, id string) (*job.Job, error)
-	Execution(ctx context.Context, id string) (*job.Execution, error)
+	RunNow(ctx context.Context, r store.RunNow) (*job.Execution, bool, error)
 	store.Work
+	OpenSession(ctx context.Context, s store.Session, now time.Time) error
+	Sessions(ctx context.Context) ([]store.Session, error)
+	BeatReplica(ctx context.Context, r store.Replica, now time.Time) error
+	Replicas(ctx context.Context) ([]store.Replica, error)
+	DropReplica(ctx context.Context, id string) error
 }
 
 // ---- writes ----
@@ -171,25 +176,27 @@ func (l *loop) sessionEnded(s *session, a store.Answer) {
 
 // read is one question to the store and its answer.
 type read struct {
-	kind      int // a poll kind, readWaiting or readExecution
-	queue     *queue
-	lookup    *lookup
-	started   time.Time
-	fromJob   *job.Job
-	from      *job.Execution
-	jobs      []*job.Job
-	records   []*job.Execution
-	sessions  []store.Session
-	execution *job.Execution
-	err       error
+	kind     int // a poll kind, readWaiting or readRecords
+	share    *job.Share
+	queue    *queue
+	lookups  []*lookup
+	started  time.Time
+	fromJob  *job.Job
+	from     *job.Execution
+	beat     *store.Replica // to be written before the replicas are read
+	drop     []string       // replicas to forget
+	jobs     []*job.Job
+	queues   []job.Queue
+	records  []*job.Execution
+	sessions []store.Session
+	replicas []store.Replica
+	err      error
 }
 
 const (
 	readWaiting = numPolls + iota
-	readExecution
+	readRecords
 )
-
-const maxLookups = 16 // read at once
 
 // takeReads returns the questions that are due.
 func (l *loop) takeReads() []*read {
@@ -202,43 +209,71 @@ func (l *loop) takeReads() []*read {
 		if p.at.After(l.now) || !l.wantsPoll(kind) {
 			continue
 		}
-		p.busy = true
-		if kind == pollJobs {
+		p.busy, p.again = true, false
+		r := &read{kind: kind, share: l.share, started: l.now, fromJob: l.jobsFrom}
+		switch kind {
+		case pollJobs:
 			clear(l.passed)
+		case pollReplicas:
+			r.drop = l.fleet.forgettable(l.now)
+			if !l.beatAt.After(l.now) {
+				l.replica.Count++
+				beat := l.replica
+				r.beat = &beat
+			}
 		}
-		reads = append(reads, &read{kind: kind, started: l.now, fromJob: l.jobsFrom})
+		reads = append(reads, r)
 	}
-	for _, q := range l.order {
-		if q.poll.at.After(l.now) || !l.wantsWaiting(q) {
-			continue
+	for _, t := range l.tenants {
+		for _, q := range t.queues {
+			if q.poll.at.After(l.now) || !l.wantsWaiting(q) {
+				continue
+			}
+			q.poll.busy = true
+			reads = append(reads, &read{kind: readWaiting, share: l.share, queue: q, started: l.now, from: q.cursor})
 		}
-		q.poll.busy = true
-		reads = append(reads, &read{kind: readWaiting, queue: q, started: l.now, from: q.cursor})
 	}
-	n := 0
-	for ; n < len(l.lookups) && n < maxLookups; n++ {
-		reads = append(reads, &read{kind: readExecution, lookup: l.lookups[n], started: l.now})
+	for len(l.lookups) > 0 {
+		n := min(len(l.lookups), store.MaxFind)
+		reads = append(reads, &read{kind: readRecords, lookups: slices.Clone(l.lookups[:n]), started: l.now})
+		l.lookups = append(l.lookups[:0], l.lookups[n:]...)
 	}
-	l.lookups = append(l.lookups[:0], l.lookups[n:]...)
 	return reads
 }
 
 // perform asks the store.
 func (r *read) perform(ctx context.Context, s Store) {
 	switch r.kind {
+	case pollReplicas:
+		if r.beat != nil {
+			if r.err = s.BeatReplica(ctx, *r.beat, r.started); r.err != nil {
+				return
+			}
+		}
+		for _, id := range r.drop {
+			if r.err = s.DropReplica(ctx, id); r.err != nil {
+				return
+			}
+		}
+		r.replicas, r.err = s.Replicas(ctx)
 	case pollSessions:
 		r.sessions, r.err = s.Sessions(ctx)
+	case pollQueues:
+		r.queues, r.err = s.Queues(ctx)
 	case pollJobs:
-		r.jobs, r.err = s.DueJobs(ctx, r.started.Add(horizon), r.fromJob, pageSize)
+		r.jobs, r.err = s.DueJobs(ctx, r.share, r.started.Add(horizon), r.fromJob, pageSize)
 	case pollOverdue:
-		r.records, r.err = s.Overdue(ctx, r.started, pageSize)
+		r.records, r.err = s.Overdue(ctx, r.share, r.started, pageSize)
 	case pollSettle:
+		if r.err = s.Mend(ctx, r.started); r.err != nil {
+			return
+		}
 		// The sessions are read after the leases: a session is durable before any
 		// lease of it, so one that is missing then is dead.
 		var last *job.Execution
 		for {
 			var page []*job.Execution
-			if page, r.err = s.Held(ctx, last, pageSize); r.err != nil {
+			if page, r.err = s.Held(ctx, r.share, last, pageSize); r.err != nil {
 				return
 			}
 			r.records = append(r.records, page...)
@@ -249,12 +284,13 @@ func (r *read) perform(ctx context.Context, s Store) {
 		}
 		r.sessions, r.err = s.Sessions(ctx)
 	case readWaiting:
-		r.records, r.err = s.Waiting(ctx, r.queue.templateType, r.started.Add(horizon), r.from, pageSize)
-	case readExecution:
-		r.execution, r.err = s.Execution(ctx, r.lookup.id)
-		if errors.Is(r.err, job.ErrNotFound) {
-			r.err = nil
+		r.records, r.err = s.Waiting(ctx, r.queue.of, r.share, r.started.Add(horizon), r.from, pageSize)
+	case readRecords:
+		ids := make([]string, len(r.lookups))
+		for i, lk := range r.lookups {
+			ids[i] = lk.id
 		}
+		r.records, r.err = s.Find(ctx, ids)
 	}
 }
 
@@ -268,13 +304,22 @@ func (l *loop) readDone(now time.Time, r *read) {
 		r.queue.poll.busy = false
 	}
 	if r.err != nil {
-		if r.lookup != nil {
-			l.lookups = append(l.lookups, r.lookup)
-		}
+		l.lookups = append(l.lookups, r.lookups...)
 		l.backOff(r.err)
 		return
 	}
 	switch r.kind {
+	case pollReplicas:
+		l.polls[pollReplicas].at = now.Add(min(l.ttl/10, maxSilence/2))
+		if r.beat != nil {
+			l.beatAt = r.started.Add(l.ttl / 5)
+		}
+		if l.fleet.saw(r.replicas, now) {
+			l.fleetChanged()
+		}
+	case pollQueues:
+		l.polls[pollQueues].at = now.Add(pollEvery)
+		l.knowQueues(r.queues)
 	case pollSessions:
 		l.polls[pollSessions].at = now.Add(min(l.ttl/10, maxSilence/2))
 		l.sawSessions(r)
@@ -303,11 +348,42 @@ func (l *loop) readDone(now time.Time, r *read) {
 		for _, e := range r.records {
 			l.addWaiting(e)
 		}
-	case readExecution:
-		delete(l.looking, r.lookup.id)
-		for _, then := range r.lookup.then {
-			then(r.execution)
+	case readRecords:
+		found := make(map[string]*job.Execution, len(r.records))
+		for _, e := range r.records {
+			found[e.ID] = e
 		}
+		for _, lk := range r.lookups {
+			delete(l.looking, lk.id)
+			for _, then := range lk.then {
+				then(found[lk.id])
+			}
+		}
+	}
+	if r.kind < numPolls && l.polls[r.kind].again {
+		l.polls[r.kind].at, l.polls[r.kind].again = now, false
+	}
+}
+
+// fleetChanged deals the jobs out anew.
+func (l *loop) fleetChanged() {
+	l.share = shareOf(l.fleet.self, l.fleet.live)
+	buckets, all := l.share.Buckets()
+	if all {
+		buckets = make([]int, job.Buckets)
+	}
+	l.log.Info("the fleet has changed", zap.Int("registries", len(l.fleet.live)), zap.Int("share", len(buckets)), zap.Int("of", job.Buckets))
+	for id, it := range l.jobs {
+		if !it.busy && !l.share.Has(id) {
+			l.dropJob(id)
+		}
+	}
+	l.jobsFrom = nil
+	for _, kind := range []int{pollJobs, pollQueues, pollOverdue, pollSettle} {
+		l.soon(kind)
+	}
+	for _, q := range l.queues {
+		q.poll.at = l.now
 	}
 }
 
@@ -323,6 +399,7 @@ func (l *loop) sawSessions(r *read) {
 		if s == nil {
 			s = l.knowSession(seen)
 		}
+		s.draining = seen.Draining
 		if paused || seen.Count > s.count {
 			s.count, s.lastChange = max(s.count, seen.Count), l.now
 			continue
@@ -345,31 +422,65 @@ func (l *loop) knowSession(seen store.Session) *session {
 	return s
 }
 
-// settleHeld compares what is leased with the sessions that live. The first
-// time it also learns what is leased at all.
+// settleHeld compares what is leased, in the share, with the sessions that live
+// and with what they say they hold. It is how anything is taken back whose lease
+// is not spoken of here: of another registry that died, of an earlier process.
 func (l *loop) settleHeld(r *read) {
 	live := make(map[string]bool, len(r.sessions))
 	for _, seen := range r.sessions {
 		live[seen.ID] = true
-		if !l.loaded && l.sessions[seen.ID] == nil {
+		if l.sessions[seen.ID] == nil {
 			l.knowSession(seen)
 		}
 	}
+	strays := map[Holding]bool{}
 	for _, e := range r.records {
-		if l.held[e.ID] != nil {
-			continue
-		}
-		switch s := l.sessions[e.Session]; {
+		s := l.sessions[e.Session]
+		h := Holding{e.ID, e.Token}
+		switch {
+		case l.held[e.ID] != nil:
+			if e.CancelRequested {
+				l.cancelRequested(e)
+			}
 		case !live[e.Session]:
-			ls := &lease{e: e}
-			l.held[e.ID] = ls
-			l.lost(ls, dead)
-		case !l.loaded && s != nil:
-			ls := &lease{e: e}
-			l.held[e.ID], s.held[e.ID] = ls, ls
+			l.takeBack(e, dead)
+		case s.report != nil && s.report.closed(e.Stream) && !s.report.held[h]:
+			l.takeBack(e, notHeld)
+		case l.strayed(s, e):
+			strays[h] = true
+			if l.strays[h] {
+				l.takeBack(e, notHeld)
+			}
+		case e.CancelRequested:
+			l.cancelRequested(e)
 		}
 	}
+	l.strays = strays
 	l.loaded = true
+	for _, ls := range l.held {
+		// Its executor speaks of it with another registry, or is about to be
+		// declared dead.
+		if ls.st != nil && !ls.st.open && l.now.Sub(ls.st.closedAt) > l.ttl {
+			l.forget(ls)
+		}
+	}
+	l.progress.forgetBefore(l.now.Add(-time.Minute), func(id string) bool { return l.held[id] != nil })
+}
+
+// takeBack settles a lease that is not spoken of here.
+func (l *loop) takeBack(e *job.Execution, how goneKind) {
+	ls := &lease{e: e}
+	l.held[e.ID] = ls
+	l.lost(ls, how)
+}
+
+// strayed tells whether a record is leased over a stream that is open here and yet
+// unknown: its insertion was reported as failed. Twice in a row means for good.
+func (l *loop) strayed(s *session, e *job.Execution) bool {
+	if it := l.jobs[e.JobID]; it != nil && it.busy || l.recs[e.ID] != nil || l.accepting[e.ID] {
+		return false // its answer is on its way
+	}
+	return slices.ContainsFunc(s.streams, func(st *Stream) bool { return st.id == e.Stream })
 }
 
 // overdue settles a record past its deadline, or frees the slot that an ended
@@ -379,7 +490,10 @@ func (l *loop) overdue(e *job.Execution) {
 		l.other = append(l.other, &write{op: &store.Change{Status: e.Status, Token: e.Token, To: e.Released()}})
 		return
 	}
-	if ls := l.held[e.ID]; ls != nil && ls.e.Token == e.Token && !ls.e.WakeAt.After(l.now) {
+	switch ls := l.held[e.ID]; {
+	case ls == nil:
+		l.takeBack(e, overdue)
+	case ls.e.Token == e.Token && !ls.e.WakeAt.After(l.now):
 		l.lost(ls, overdue)
 	}
 }

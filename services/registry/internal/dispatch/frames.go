@@ -3,6 +3,7 @@ package dispatch
 import (
 	"maps"
 	"slices"
+	"strconv"
 
 	"go.uber.org/zap"
 
@@ -10,26 +11,29 @@ import (
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
 )
 
-// openStream registers a stream. The streams of the session that are not open
-// here any more are closed for good: the executor discards what still arrives
-// from them, so what was sent over one of them and is not held never will be.
+// openStream registers a stream. The streams of the session to this registry that
+// are not open any more are closed for good: the executor discards what still
+// arrives from them, so what was sent over one of them and is not held never will
+// be.
 func (l *loop) openStream(st *Stream, h Hello) {
 	s := l.sessions[h.Session]
 	if s == nil {
 		s = &session{id: h.Session, host: h.Host, held: map[string]*lease{}, opened: l.now, lastChange: l.now}
 		l.sessions[h.Session] = s
 	}
+	l.reported(s, h.Held, h.Holdings)
 	for _, old := range slices.Clone(s.streams) {
-		if slices.Contains(h.ClosedStreams, old.id) {
+		if s.report.closed(old.id) {
 			l.closeStream(old, errClosed)
 		}
 	}
-	st.session, st.templates, st.open = s, slices.Compact(slices.Sorted(slices.Values(h.Templates))), true
+	st.session, st.templates, st.labels, st.open = s, slices.Compact(slices.Sorted(slices.Values(h.Templates))), h.Labels, true
 	s.streams = append(s.streams, st)
-	for _, t := range st.templates {
-		q := l.queue(t)
-		q.carriers = append(q.carriers, st)
-		q.poll.at = l.now
+	for of, q := range l.queues {
+		if st.carries(of) {
+			q.carriers = append(q.carriers, st)
+			q.poll.at = l.now
+		}
 	}
 	held := make(map[string]int64, len(h.Held))
 	for _, x := range h.Held {
@@ -45,12 +49,60 @@ func (l *loop) openStream(st *Stream, h Hello) {
 			}
 			continue
 		}
-		if ls.st == nil || !ls.st.open {
+		switch {
+		case ls.st != nil && ls.st.open:
+		case s.report.held[Holding{id, ls.e.Token}]:
+			l.forget(ls) // another registry hears of it now
+		default:
 			l.lost(ls, notHeld)
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(held)) {
 		l.checkHeld(st, Holding{id, held[id]})
+	}
+	// What other registries, or an earlier process of this one, sent over streams
+	// that are closed.
+	l.soon(pollSettle)
+}
+
+// reported keeps what an executor says of all its streams.
+func (l *loop) reported(s *session, here []Holding, h Holdings) {
+	r := &report{open: make(map[string]bool, len(h.OpenStreams)), last: h.LastStream, held: make(map[Holding]bool, len(here)+len(h.Elsewhere))}
+	for _, id := range h.OpenStreams {
+		r.open[id] = true
+	}
+	for _, list := range [][]Holding{here, h.Elsewhere} {
+		for _, x := range list {
+			r.held[x] = true
+		}
+	}
+	if s.report != nil {
+		for id := range s.report.open {
+			if !r.open[id] {
+				l.soon(pollSettle) // what was sent over it and did not arrive is lost
+			}
+		}
+	}
+	s.report = r
+}
+
+// closed tells whether a stream of the session will bring nothing more. One whose
+// id is no ordinal is none of this protocol.
+func (r *report) closed(stream string) bool {
+	n, err := strconv.ParseInt(stream, 10, 64)
+	return err != nil || n <= r.last && !r.open[stream]
+}
+
+// forget drops a lease from memory that is none of this registry's any more; the
+// store has it.
+func (l *loop) forget(ls *lease) {
+	if ls.busy || ls.queued || ls.outcome != nil || ls.gone != here {
+		return
+	}
+	ls.st = nil
+	l.release(ls)
+	if ls.e.Seat > 0 {
+		l.takeSeat(ls.e.Frozen.TemplateType, ls.e.Seat, l.now.Add(seatPatience))
 	}
 }
 
@@ -74,9 +126,8 @@ func (l *loop) closeStream(st *Stream, why error) {
 	if !st.open {
 		return
 	}
-	st.open, st.free = false, 0
-	for _, t := range st.templates {
-		q := l.queue(t)
+	st.open, st.free, st.closedAt = false, 0, l.now
+	for _, q := range l.queues {
 		q.carriers = slices.DeleteFunc(q.carriers, func(c *Stream) bool { return c == st })
 	}
 	st.session.streams = slices.DeleteFunc(st.session.streams, func(c *Stream) bool { return c == st })
@@ -99,8 +150,8 @@ func (l *loop) inbound(st *Stream, in *Inbound) {
 		l.other = append(l.other, &write{op: c})
 	}
 	for _, p := range in.Progress {
-		if ls := l.held[p.ID]; ls != nil && ls.e.Token == p.Token {
-			l.progress.put(p)
+		if ls := l.held[p.ID]; ls == nil || ls.e.Token == p.Token {
+			l.progress.put(p, l.now) // another registry's run is asked for here too
 		}
 	}
 	for i := range in.Started {
@@ -200,8 +251,11 @@ func (l *loop) ended(st *Stream, r *Result) {
 // should.
 func (l *loop) heartbeat(st *Stream, h *Heartbeat) {
 	s := st.session
-	s.beats = max(s.beats, s.count) + 1
-	l.other = append(l.other, &write{op: &store.Beat{Session: s.id, Count: s.beats}, st: st})
+	if !h.ReportOnly {
+		s.beats = max(s.beats, s.count) + 1
+		l.other = append(l.other, &write{op: &store.Beat{Session: s.id, Count: s.beats, Running: h.Running, Stopping: h.Stopping}, st: st})
+	}
+	l.reported(s, h.Held, h.Holdings)
 
 	held := make(map[Holding]bool, len(h.Held))
 	suspects := map[Holding]bool{}
@@ -243,4 +297,5 @@ func (l *loop) endSession(s *session) {
 	for _, id := range slices.Sorted(maps.Keys(s.held)) {
 		l.lost(s.held[id], dead)
 	}
+	l.soon(pollSettle) // what other registries leased to it
 }

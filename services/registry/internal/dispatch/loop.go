@@ -1,8 +1,9 @@
 package dispatch
 
 import (
-	"cmp"
+	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -19,13 +20,16 @@ const (
 	settleEvery   = 10 * time.Second
 	pageSize      = 4096
 	maxLoaded     = 32768                    // jobs of the near future held in memory
-	maxReady      = 8192                     // waiting records of a template held in memory
+	maxReady      = 8192                     // waiting records of a queue held in memory
 	maxBatch      = 1024                     // operations handed to the store at once
 	urgentFlights = 2                        // batches of fires and leases under way, so that the store never waits for the loop
 	maxFires      = urgentFlights * maxBatch // decided ahead of their batch
 	maxYield      = 250 * time.Millisecond   // how long everything else waits for fires
 	maxBackoff    = time.Second
 	minBackoff    = 50 * time.Millisecond
+	// seatPatience is how long a seat counts as taken that another registry's run,
+	// or an ended one, was found to have.
+	seatPatience = time.Second
 	// maxSilence is the longest pause between two looks at the sessions that
 	// still lets silence count against them.
 	maxSilence = time.Second
@@ -40,13 +44,26 @@ type loop struct {
 	log    *zap.Logger
 	now    time.Time // of the step that is under way
 
+	// fleet is nil where no other registry shares the store. share is what this
+	// one looks after: nil for all.
+	fleet   *membership
+	share   *job.Share
+	replica store.Replica // this registry, with its beat counter
+	beatAt  time.Time     // when its next beat is due
+
 	sessions map[string]*session
-	queues   map[string]*queue // by template type
-	order    []*queue          // the same, by type
+	queues   map[job.Queue]*queue
+	tenants  []*tenant         // by organisation
+	hungry   []*tenant         // scratch of assign
+	turn     int64             // counts what assign hands out
 	jobs     map[string]*item  // near-future jobs by id
 	recs     map[string]*item  // waiting records in memory, by id
-	held     map[string]*lease // leased records by id
+	held     map[string]*lease // leased records that are spoken of here, by id
 	agenda   agenda
+	seats    map[string]map[int]time.Time // of limited templates: until when a seat is taken for all that is known
+	strays   map[Holding]bool             // leased over an open stream and unknown here, at the last settling
+	// accepting holds the manual runs that are being inserted with a lease.
+	accepting map[string]bool
 
 	urgent []*write // fires and leases to submit, ahead of the rest
 	other  []*write // beats, ends of sessions, logs
@@ -62,7 +79,7 @@ type loop struct {
 	// asked for: the answer may still show them.
 	passed map[string]time.Time
 
-	loaded   bool // what is held was read once
+	loaded   bool // what is held was settled once
 	polls    [numPolls]poll
 	jobsFrom *job.Job // cursor of the due jobs, nil to begin
 	lookups  []*lookup
@@ -80,19 +97,40 @@ type session struct {
 	lastChange time.Time // when count was last seen to change
 	opened     time.Time
 	ending     bool
+	draining   bool      // an administrator's wish, as last seen in the store
 	streams    []*Stream // open ones
 	held       map[string]*lease
+	report     *report // what it last said of its streams; nil before it said anything here
 }
 
-// queue is the waiting records of one template.
+// report is what an executor said of all that it holds. What it says of a closed
+// stream stays true: nothing arrives over it any more.
+type report struct {
+	open map[string]bool
+	last int64
+	held map[Holding]bool
+}
+
+// tenant is an organisation as far as it has anything to run.
+type tenant struct {
+	organisation string
+	queues       []*queue // by Queue.Compare: the most urgent first
+	running      int      // its leases, those that are being written included
+	served       int64    // turn at which it last got something
+}
+
+// queue is the waiting records that are alike.
 type queue struct {
-	templateType string
-	carriers     []*Stream // open streams whose executors carry the template
-	turn         int
-	ready        []*item
-	more         bool // the store has more that are due
-	cursor       *job.Execution
-	poll         poll
+	of       job.Queue
+	tenant   *tenant
+	carriers []*Stream // open streams whose executors may run them
+	turn     int
+	ready    []*item
+	more     bool // the store has more that are due
+	stored   bool // the store had waiting records of it when it was last asked
+	used     bool // since then something was put in
+	cursor   *job.Execution
+	poll     poll
 }
 
 // item is something of the near future: a job, or a waiting record.
@@ -121,6 +159,7 @@ type lease struct {
 	e       *job.Execution // as durable
 	st      *Stream        // the stream to talk over; nil while there is none
 	number  int64          // on that stream; 0 when the executor named it itself
+	counted bool           // among its tenant's running ones
 	busy    bool           // a change is being written
 	queued  bool           // in dirty
 	started *Started
@@ -133,19 +172,23 @@ type write struct {
 	op    store.Op
 	fire  *item    // a fire of this job
 	rec   *item    // a lease of this record
+	queue *queue   // where the record of a fire or lease with a stream belongs
 	st    *Stream  // the stream whose credit a fire or lease uses, or whose beat it is
 	lease *lease   // a change of this leased record
 	sess  *session // the end of this session
 }
 
 type poll struct {
-	at   time.Time // when it is due
-	busy bool
+	at    time.Time // when it is due
+	busy  bool
+	again bool // it was wanted anew while it was busy
 }
 
 const (
-	pollSessions = iota
+	pollReplicas = iota
+	pollSessions
 	pollJobs
+	pollQueues
 	pollOverdue
 	pollSettle
 	numPolls
@@ -157,22 +200,34 @@ type lookup struct {
 	then []func(*job.Execution) // nil: there is none
 }
 
-func newLoop(p Policy, ttl time.Duration, log *zap.Logger) *loop {
-	return &loop{
-		policy: p, ttl: ttl, log: log,
-		sessions: map[string]*session{}, queues: map[string]*queue{}, jobs: map[string]*item{},
+func newLoop(cfg Config) *loop {
+	l := &loop{
+		policy: cfg.Policy, ttl: cfg.SessionTTL, log: cfg.Log, replica: cfg.Replica,
+		sessions: map[string]*session{}, queues: map[job.Queue]*queue{}, jobs: map[string]*item{},
 		recs: map[string]*item{}, held: map[string]*lease{}, looking: map[string]*lookup{}, passed: map[string]time.Time{},
+		seats: map[string]map[int]time.Time{}, strays: map[Holding]bool{}, accepting: map[string]bool{},
 		progress: newProgressBoard(),
 	}
+	if cfg.Replica.ID != "" {
+		l.fleet = newMembership(cfg.Replica.ID, cfg.SessionTTL)
+	}
+	return l
 }
 
 // step makes time pass: everything that is due by now is decided.
 func (l *loop) step(now time.Time) {
 	l.now = now
 	if l.loaded {
+		l.assign() // what waits goes before what becomes due
 		l.fireDue()
 		l.assign()
 	}
+}
+
+// soon makes a poll due at once; one that is under way is repeated.
+func (l *loop) soon(kind int) {
+	p := &l.polls[kind]
+	p.at, p.again = l.now, p.busy
 }
 
 // wakeAt is when step must be called next if nothing else happens.
@@ -195,7 +250,7 @@ func (l *loop) wakeAt() time.Time {
 			earlier(l.polls[kind].at)
 		}
 	}
-	for _, q := range l.order {
+	for _, q := range l.queues {
 		if l.wantsWaiting(q) {
 			earlier(q.poll.at)
 		}
@@ -208,19 +263,34 @@ func (l *loop) wakeAt() time.Time {
 
 // wantsPoll tells whether a poll may be made once its time has come.
 func (l *loop) wantsPoll(kind int) bool {
-	return !l.polls[kind].busy && (l.loaded || kind == pollSettle) && (kind != pollJobs || len(l.jobs) < maxLoaded)
+	switch {
+	case l.polls[kind].busy:
+		return false
+	case kind == pollReplicas:
+		return l.fleet != nil
+	case l.fleet != nil && l.fleet.live == nil:
+		return false // nobody knows yet what this registry looks after
+	case kind == pollSettle:
+		return true
+	case kind == pollJobs && len(l.jobs) >= maxLoaded:
+		return false
+	}
+	return l.loaded
 }
 
-// wantsWaiting tells whether the store may be asked for more of a template's
-// waiting records: somebody has credit for them and memory runs low.
+// wantsWaiting tells whether the store may be asked for more of a queue: it has
+// some, somebody has credit for them, and memory runs low.
 func (l *loop) wantsWaiting(q *queue) bool {
-	return l.loaded && !q.poll.busy && len(q.ready) < pageSize && (q.more || q.hasCredit())
+	return l.loaded && !q.poll.busy && len(q.ready) < pageSize && (q.more || q.stored && q.hasCredit())
 }
 
 // ---- jobs ----
 
 // addJob takes a job into the near future, or forgets it if it is not.
 func (l *loop) addJob(j *job.Job) {
+	if !l.share.Has(j.ID) {
+		return // another registry's
+	}
 	if at, ok := l.passed[j.ID]; ok && !j.NextRunAt.IsZero() && !j.NextRunAt.After(at) {
 		return // read before its fire was written
 	}
@@ -288,10 +358,10 @@ func (l *loop) fireDue() {
 func (l *loop) fire(it *item, f *store.Fire) {
 	w := &write{op: f, fire: it}
 	if f.Execution.Status == job.Pending {
-		if q := l.queue(it.job.TemplateType); len(q.ready) == 0 && !q.more {
+		if q := l.queue(f.Execution.Frozen.Queue()); q.idle() && l.policy.MaxConcurrency(q.of.TemplateType) == 0 {
 			if st := q.pick(); st != nil {
-				f.Execution = f.Execution.Lease(st.use(), l.now)
-				w.st = st
+				f.Execution = f.Execution.Lease(l.use(q, st), 0, l.now)
+				w.st, w.queue = st, q
 			}
 		}
 	}
@@ -321,15 +391,19 @@ func (l *loop) fired(w *write, a store.Answer) {
 		return
 	}
 	if w.st != nil {
-		w.st.giveBack()
+		l.giveBack(w.queue, w.st)
 	}
 	switch {
 	case a.SlotBy != "":
 		l.fire(it, l.policy.overlapSkip(j, f, a.SlotBy, l.now))
 	case a.Execution != nil:
 		// Recorded before, by whomever; the job stands after it.
-		if w := a.Execution; !w.Leased() && !w.Status.Ended() {
-			l.addWaiting(w)
+		switch e := a.Execution; {
+		case e.Status.Ended():
+		case !e.Leased():
+			l.addWaiting(e)
+		case l.held[e.ID] == nil:
+			l.soon(pollSettle) // by whom, and does he know of it?
 		}
 		l.dropJob(j.ID)
 		l.polls[pollJobs].at = l.now
@@ -342,7 +416,7 @@ func (l *loop) fired(w *write, a store.Answer) {
 }
 
 func (l *loop) advance(it *item, next time.Time) {
-	if next.IsZero() || next.After(l.now.Add(horizon)) {
+	if next.IsZero() || next.After(l.now.Add(horizon)) || !l.share.Has(it.job.ID) {
 		l.dropJob(it.job.ID)
 		return
 	}
@@ -355,20 +429,61 @@ func (l *loop) advance(it *item, next time.Time) {
 
 // ---- waiting records ----
 
-func (l *loop) queue(templateType string) *queue {
-	q := l.queues[templateType]
+func (l *loop) queue(of job.Queue) *queue {
+	q := l.queues[of]
 	if q == nil {
-		q = &queue{templateType: templateType}
-		l.queues[templateType] = q
-		i, _ := slices.BinarySearchFunc(l.order, templateType, func(q *queue, t string) int { return cmp.Compare(q.templateType, t) })
-		l.order = slices.Insert(l.order, i, q)
+		t := l.tenant(of.Organisation)
+		q = &queue{of: of, tenant: t}
+		for _, s := range l.sessionsByID() {
+			for _, st := range s.streams {
+				if st.carries(of) {
+					q.carriers = append(q.carriers, st)
+				}
+			}
+		}
+		l.queues[of] = q
+		i, _ := slices.BinarySearchFunc(t.queues, of, func(q *queue, of job.Queue) int { return q.of.Compare(of) })
+		t.queues = slices.Insert(t.queues, i, q)
 	}
+	q.used = true
 	return q
 }
 
+func (l *loop) tenant(organisation string) *tenant {
+	i, ok := slices.BinarySearchFunc(l.tenants, organisation, func(t *tenant, o string) int { return strings.Compare(t.organisation, o) })
+	if !ok {
+		l.tenants = slices.Insert(l.tenants, i, &tenant{organisation: organisation})
+	}
+	return l.tenants[i]
+}
+
+// knowQueues takes in which queues the store has, and forgets those that nobody
+// uses.
+func (l *loop) knowQueues(stored []job.Queue) {
+	for _, q := range l.queues {
+		q.stored = false
+	}
+	for _, of := range stored {
+		q := l.queue(of)
+		q.stored = true
+	}
+	for of, q := range l.queues {
+		if q.stored || q.used || q.more || q.poll.busy || len(q.ready) > 0 {
+			q.used = false
+			continue
+		}
+		delete(l.queues, of)
+		q.tenant.queues = slices.DeleteFunc(q.tenant.queues, func(o *queue) bool { return o == q })
+	}
+	l.tenants = slices.DeleteFunc(l.tenants, func(t *tenant) bool { return len(t.queues) == 0 && t.running == 0 })
+}
+
+// idle tells whether nothing waits in the queue, so that a run may pass it by.
+func (q *queue) idle() bool { return len(q.ready) == 0 && !q.more }
+
 func (q *queue) hasCredit() bool {
 	for _, st := range q.carriers {
-		if st.free > 0 {
+		if st.takes() {
 			return true
 		}
 	}
@@ -379,25 +494,39 @@ func (q *queue) hasCredit() bool {
 func (q *queue) pick() *Stream {
 	for range q.carriers {
 		q.turn++
-		if st := q.carriers[q.turn%len(q.carriers)]; st.free > 0 {
+		if st := q.carriers[q.turn%len(q.carriers)]; st.takes() {
 			return st
 		}
 	}
 	return nil
 }
 
-// use takes one credit and names the holder of the lease it is for.
-func (s *Stream) use() job.Holder {
+// takes tells whether the stream may be assigned something.
+func (s *Stream) takes() bool { return s.free > 0 && !s.session.draining }
+
+// carries tells whether the stream's executor may run what is in a queue.
+func (s *Stream) carries(of job.Queue) bool {
+	_, ok := slices.BinarySearch(s.templates, of.TemplateType)
+	return ok && job.Selects(of.Selector, s.labels)
+}
+
+// use takes one credit for something of the queue, and names the holder of the
+// lease that it is for.
+func (l *loop) use(q *queue, s *Stream) job.Holder {
 	s.free--
 	s.number++
+	l.turn++
+	q.tenant.running++
+	q.tenant.served = l.turn
 	return job.Holder{Session: s.session.id, Stream: s.id, Number: s.number, Host: s.session.host}
 }
 
 // giveBack returns a credit whose assignment was never sent.
-func (s *Stream) giveBack() {
+func (l *loop) giveBack(q *queue, s *Stream) {
 	if s.open && !s.draining {
 		s.free++
 	}
+	q.tenant.running--
 }
 
 // addWaiting takes a waiting record into memory if it is due soon and there is
@@ -406,7 +535,7 @@ func (l *loop) addWaiting(e *job.Execution) {
 	if l.held[e.ID] != nil || l.recs[e.ID] != nil || e.WakeAt.After(l.now.Add(horizon)) {
 		return
 	}
-	q := l.queue(e.Frozen.TemplateType)
+	q := l.queue(e.Frozen.Queue())
 	if len(q.ready) >= maxReady {
 		q.more = true
 		return
@@ -421,52 +550,179 @@ func (l *loop) addWaiting(e *job.Execution) {
 }
 
 func (l *loop) makeReady(it *item) {
-	q := l.queue(it.rec.Frozen.TemplateType)
+	q := l.queue(it.rec.Frozen.Queue())
 	q.ready = append(q.ready, it)
 }
 
-// assign leases ready records to whoever has credit.
+// assign leases ready records to whoever has credit. Organisations share: whose
+// runs take the fewest slots is next, so that one backlog does not starve another.
+// Within an organisation the highest priority goes first, then what waits longest.
 func (l *loop) assign() {
-	for _, q := range l.order {
-		n := 0
-		for ; n < len(q.ready); n++ {
-			st := q.pick()
-			if st == nil {
-				break
+	hungry := l.hungry[:0]
+	for _, t := range l.tenants {
+		if slices.ContainsFunc(t.queues, func(q *queue) bool { return len(q.ready) > 0 }) {
+			hungry = append(hungry, t)
+		}
+	}
+	for len(hungry) > 0 {
+		next := 0
+		for i, t := range hungry {
+			if u := hungry[next]; t.running < u.running || t.running == u.running && t.served < u.served {
+				next = i
 			}
-			it := q.ready[n]
-			it.busy = true
-			e := it.rec
-			to := e.Lease(st.use(), l.now)
-			l.urgent = append(l.urgent, &write{
-				op: &store.Change{Status: e.Status, Token: e.Token, Uncancelled: true, To: to}, rec: it, st: st,
-			})
 		}
-		if n == len(q.ready) {
-			q.ready = q.ready[:0]
-		} else if n > 0 {
-			q.ready = append(q.ready[:0], q.ready[n:]...)
+		if !l.assignNext(hungry[next]) {
+			hungry = slices.Delete(hungry, next, next+1)
 		}
+	}
+	l.hungry = hungry[:0]
+}
+
+// assignNext leases the tenant's next record, if there is one that somebody can
+// run.
+func (l *loop) assignNext(t *tenant) bool {
+	var q *queue
+	seat := 0
+	for _, c := range t.queues {
+		if q != nil && c.of.Priority < q.of.Priority {
+			break
+		}
+		if len(c.ready) == 0 || q != nil && !c.ready[0].rec.WakeAt.Before(q.ready[0].rec.WakeAt) || !c.hasCredit() {
+			continue
+		}
+		free, ok := l.freeSeat(c.of.TemplateType)
+		if ok {
+			q, seat = c, free
+		}
+	}
+	if q == nil {
+		return false
+	}
+	it, st := q.ready[0], q.pick()
+	q.ready[0] = nil
+	q.ready = q.ready[1:]
+	if seat > 0 {
+		l.takeSeat(q.of.TemplateType, seat, forever)
+	}
+	it.busy = true
+	e := it.rec
+	to := e.Lease(l.use(q, st), seat, l.now)
+	l.urgent = append(l.urgent, &write{
+		op: &store.Change{Status: e.Status, Token: e.Token, Uncancelled: true, To: to}, rec: it, st: st, queue: q,
+	})
+	return true
+}
+
+// ---- seats ----
+
+// forever is until when a seat is taken that this registry gave away: until its
+// lease is over.
+var forever = time.Unix(1<<40, 0)
+
+// freeSeat returns a seat of the template that nobody takes as far as is known
+// here, 0 if it needs none. The store decides: no two records have the same one.
+func (l *loop) freeSeat(templateType string) (seat int, ok bool) {
+	limit := l.policy.MaxConcurrency(templateType)
+	if limit == 0 {
+		return 0, true
+	}
+	for seat = 1; seat <= limit; seat++ {
+		if until, taken := l.seats[templateType][seat]; !taken || !until.After(l.now) {
+			return seat, true
+		}
+	}
+	return 0, false
+}
+
+func (l *loop) takeSeat(templateType string, seat int, until time.Time) {
+	if l.seats[templateType] == nil {
+		l.seats[templateType] = map[int]time.Time{}
+	}
+	l.seats[templateType][seat] = until
+}
+
+func (l *loop) freeSeatOf(e *job.Execution) {
+	if e.Seat > 0 {
+		delete(l.seats[e.Frozen.TemplateType], e.Seat)
 	}
 }
 
 func (l *loop) leaseWritten(w *write, a store.Answer) {
 	c := w.op.(*store.Change)
-	delete(l.recs, c.To.ID)
 	if a.Outcome == store.Done {
+		delete(l.recs, c.To.ID)
 		l.leased(c.To, w.st)
 		return
 	}
-	w.st.giveBack()
+	l.giveBack(w.queue, w.st)
+	if a.SeatTaken {
+		// By a run that another registry leased, or whose end is not known.
+		l.takeSeat(c.To.Frozen.TemplateType, c.To.Seat, l.now.Add(seatPatience))
+		w.rec.busy = false
+		q := l.queue(w.queue.of)
+		q.ready = slices.Insert(q.ready, 0, w.rec)
+		return
+	}
+	delete(l.recs, c.To.ID)
+	l.freeSeatOf(c.To)
 	if e := a.Execution; e != nil && !e.Leased() && !e.Status.Ended() && !e.CancelRequested {
 		l.addWaiting(e)
+	}
+}
+
+// ---- manual runs ----
+
+// reserve leases a manual run that is about to be inserted, if somebody is free
+// and nobody waits before it; nil otherwise.
+func (l *loop) reserve(e *job.Execution) (*job.Execution, *Stream) {
+	if !l.loaded || l.accepting[e.ID] || l.held[e.ID] != nil || l.recs[e.ID] != nil {
+		return nil, nil
+	}
+	q := l.queue(e.Frozen.Queue())
+	if !q.idle() || l.policy.MaxConcurrency(q.of.TemplateType) > 0 {
+		return nil, nil
+	}
+	st := q.pick()
+	if st == nil {
+		return nil, nil
+	}
+	l.accepting[e.ID] = true
+	return e.Lease(l.use(q, st), 0, l.now), st
+}
+
+// accepted takes in what became of a manual run that was inserted with a lease.
+func (l *loop) accepted(e *job.Execution, st *Stream, stored *job.Execution, err error) {
+	q := l.queue(e.Frozen.Queue())
+	if errors.Is(err, job.ErrUnavailable) {
+		l.lookUp(e.ID, func(found *job.Execution) { // it may be there nevertheless
+			delete(l.accepting, e.ID)
+			if found != nil && found.Token == e.Token && found.Session == e.Session && found.Stream == e.Stream && found.Number == e.Number {
+				l.leased(found, st)
+				return
+			}
+			l.giveBack(q, st)
+		})
+		return
+	}
+	delete(l.accepting, e.ID)
+	switch {
+	case err != nil:
+		l.giveBack(q, st)
+	case stored.Session != e.Session || stored.Stream != e.Stream || stored.Number != e.Number:
+		// Replayed: it was accepted before, and whoever did looks after it.
+		l.giveBack(q, st)
+		if !stored.Leased() && !stored.Status.Ended() {
+			l.addWaiting(stored)
+		}
+	default:
+		l.leased(e, st)
 	}
 }
 
 // leased sends a durable lease to its holder.
 func (l *loop) leased(e *job.Execution, st *Stream) {
 	st.sent++
-	ls := &lease{e: e, st: st, number: st.sent}
+	ls := &lease{e: e, st: st, number: st.sent, counted: true}
 	l.held[e.ID] = ls
 	if !st.open {
 		// Never sent, so nobody can hold it.
@@ -542,6 +798,11 @@ func (l *loop) changed(w *write, a store.Answer) {
 			return
 		}
 		l.release(ls)
+		if to.Seat == 0 {
+			l.freeSeatOf(ls.e)
+		} else {
+			l.takeSeat(to.Frozen.TemplateType, to.Seat, to.WakeAt) // its process may still be there
+		}
 		if !to.Status.Ended() {
 			l.addWaiting(to)
 		}
@@ -557,6 +818,7 @@ func (l *loop) changed(w *write, a store.Answer) {
 		return
 	}
 	l.release(ls)
+	l.freeSeatOf(ls.e)
 	if ls.outcome == nil && ls.gone == here {
 		ls.tell(func(out *Outbound, h Holding) { out.Stale = append(out.Stale, h) })
 	}
@@ -573,6 +835,10 @@ func (l *loop) release(ls *lease) {
 			delete(s.held, ls.e.ID)
 		}
 		l.progress.forget(ls.e.ID)
+	}
+	if ls.counted {
+		ls.counted = false
+		l.tenant(ls.e.Frozen.Organisation).running--
 	}
 	switch {
 	case ls.outcome != nil:
@@ -596,10 +862,17 @@ func (l *loop) sendCancel(ls *lease) {
 	ls.tell(func(out *Outbound, h Holding) { out.Cancel = append(out.Cancel, h) })
 }
 
-// cancelRequested passes a cancellation on to the holder.
+// cancelRequested passes a cancellation on to the holder. One that was assigned
+// by another registry has a stream here too.
 func (l *loop) cancelRequested(e *job.Execution) {
 	ls := l.held[e.ID]
-	if ls == nil || ls.e.Token != e.Token || ls.e.CancelRequested {
+	if ls == nil {
+		if s := l.sessions[e.Session]; s != nil && len(s.streams) > 0 {
+			s.streams[0].put(func(out *Outbound) { out.Cancel = append(out.Cancel, Holding{e.ID, e.Token}) })
+		}
+		return
+	}
+	if ls.e.Token != e.Token || ls.e.CancelRequested {
 		return
 	}
 	c := *ls.e
@@ -627,6 +900,8 @@ func (l *loop) unexpected(st *Stream, h Holding, then func(*lease)) {
 		if s := l.sessions[e.Session]; s != nil {
 			l.held[e.ID] = ls
 			s.held[e.ID] = ls
+			ls.counted = true
+			l.tenant(e.Frozen.Organisation).running++
 		}
 		then(ls)
 	})

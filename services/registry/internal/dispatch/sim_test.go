@@ -66,6 +66,8 @@ const (
 const (
 	idempotentType = "idempotent"
 	onceOnlyType   = "once_only"
+	limitedType    = "limited" // idempotent, limitOf runs at once
+	limitOf        = 2
 )
 
 type sim struct {
@@ -80,14 +82,15 @@ type sim struct {
 	trace *strings.Builder
 
 	store     store.Store
-	reg       *simRegistry // nil while it is down
-	regNo     int
+	regs      []*simRegistry // nil while one is down
+	lives     int            // of registries so far
 	execs     []*simExec
 	jobs      []*simJob
 	runs      []*simRun
 	exclusive map[string]bool       // executions that were recorded with their job's slot
 	cancelled map[string]int64      // the token under which a cancellation was accepted
 	wrong     map[Holding]time.Time // what should not last, and since when it does
+	selectors map[string]string     // of jobs
 	nonce     int
 }
 
@@ -144,9 +147,11 @@ func (s *sim) fatalf(format string, args ...any) {
 
 // ---- the registry ----
 
-// simRegistry is one life of the registry process.
+// simRegistry is one life of a registry process.
 type simRegistry struct {
 	s             *sim
+	no            int
+	life          int
 	d             *Dispatcher
 	l             *loop
 	dead          bool
@@ -154,37 +159,60 @@ type simRegistry struct {
 	stop          time.Time // until then the process is stopped
 	before, until time.Time // the stretch before the last stop
 	wake          time.Time
-	up            map[*Stream]*simLink
 }
 
-func (s *sim) startRegistry() {
-	s.regNo++
-	s.logf("registry %d starts", s.regNo)
-	d := New(s.store, Config{Policy: simPolicy, SessionTTL: simTTL, Now: func() time.Time { return s.now }, Log: zap.NewNop()})
+func (s *sim) startRegistry(no int) {
+	s.lives++
+	s.logf("registry %d starts its life %d", no, s.lives)
+	cfg := Config{Policy: simPolicy, SessionTTL: simTTL, Now: func() time.Time { return s.now }, Log: zap.NewNop()}
+	if len(s.regs) > 1 {
+		cfg.Replica = store.Replica{ID: fmt.Sprintf("registry-%d-%d", no, s.lives), Name: "sim", OpenedAt: s.now}
+	}
+	d := New(s.store, cfg)
 	d.events = make(chan func(*loop), 1<<16)
-	s.reg = &simRegistry{s: s, d: d, l: d.loop, up: map[*Stream]*simLink{}}
-	r := s.reg
+	r := &simRegistry{s: s, no: no, life: s.lives, d: d, l: d.loop}
+	s.regs[no] = r
 	s.after(0, r.pump)
 }
 
+// someRegistry returns one that is up, or nil.
+func (s *sim) someRegistry() *simRegistry { return s.regs[s.rng.IntN(len(s.regs))] }
+
 var simPolicy = Policy{
 	MissedAfter: time.Minute,
-	Idempotent:  func(t string) bool { return t == idempotentType },
+	Idempotent:  func(t string) bool { return t != onceOnlyType },
+	MaxConcurrency: func(t string) int {
+		if t == limitedType {
+			return limitOf
+		}
+		return 0
+	},
 }
 
-func (s *sim) crashRegistry() {
-	if s.reg == nil {
+func (s *sim) crashRegistry(r *simRegistry) {
+	if r == nil {
 		return
 	}
-	s.logf("registry %d crashes", s.regNo)
-	s.reg.dead = true
+	s.logf("registry %d crashes", r.no)
+	r.dead = true
 	for _, x := range s.execs {
-		if x.link != nil {
-			x.link.cut()
+		if k := x.links[r.no]; k != nil {
+			k.cut()
 		}
 	}
-	s.reg = nil
-	s.after(s.ms(pick(s.rng, 500, 8_000, 100_000)), s.startRegistry)
+	s.regs[r.no] = nil
+	s.after(s.ms(pick(s.rng, 500, 8_000, 100_000)), func() { s.startRegistry(r.no) })
+}
+
+// leave is the orderly end of a registry.
+func (s *sim) leave(r *simRegistry) {
+	if r == nil || r.l.fleet == nil {
+		return
+	}
+	if err := s.store.DropReplica(context.Background(), r.l.fleet.self); err != nil {
+		s.fatalf("leave: %v", err)
+	}
+	s.crashRegistry(r)
 }
 
 // stopped puts off what a stopped process would do.
@@ -222,7 +250,7 @@ func (r *simRegistry) pump() {
 				if r.dead && s.rng.IntN(2) == 0 {
 					return // died before it was written
 				}
-				b.answers = s.do(b.ops)
+				b.answers = s.do(r, b.ops)
 				s.after(s.ms(10), func() { r.event(func(l *loop) { l.written(s.now, b) }) })
 			})
 		}
@@ -237,8 +265,8 @@ func (r *simRegistry) pump() {
 		})
 	}
 	for _, x := range s.execs {
-		if x.link != nil && x.link.reg == r {
-			x.link.flush()
+		if k := x.links[r.no]; k != nil && k.reg == r {
+			k.flush()
 		}
 	}
 	r.d.loaded.Store(l.loaded)
@@ -254,7 +282,7 @@ func (r *simRegistry) pump() {
 }
 
 // do performs operations on the store, losing some, and the answers of others.
-func (s *sim) do(ops []store.Op) []store.Answer {
+func (s *sim) do(r *simRegistry, ops []store.Op) []store.Answer {
 	const none, notWritten, notAnswered = 0, 1, 2
 	fault := none
 	switch {
@@ -278,6 +306,12 @@ func (s *sim) do(ops []store.Op) []store.Answer {
 		if c, ok := ops[i].(*store.Change); ok && s.trace != nil {
 			s.logf("  change %s %s/%d -> %s/%d: %v", c.To.ID, c.Status, c.Token, c.To.Status, c.To.Token, a.Outcome == store.Done)
 		}
+		if o, ok := ops[i].(*store.EndSession); ok && a.Outcome == store.Done {
+			s.checkSilence(r, o.Session)
+		}
+		if o, ok := ops[i].(*store.Beat); ok && a.Outcome == store.Done {
+			s.beaten(o.Session)
+		}
 		if f, ok := ops[i].(*store.Fire); ok {
 			s.exclusive[f.Execution.ID] = s.exclusive[f.Execution.ID] || f.Execution.Exclusive
 			s.logf("  fire %s v%d as %s/%d: %v slot=%s", f.Execution.ID, f.Version, f.Execution.Status, f.Execution.Token, a.Outcome == store.Done, a.SlotBy)
@@ -292,25 +326,29 @@ func (s *sim) do(ops []store.Op) []store.Answer {
 // ---- executors ----
 
 type simExec struct {
-	s       *sim
-	no      int
-	session string
-	link    *simLink
-	closed  []string
-	held    map[string]*simRun // by execution id
-	slots   int
-	granted int       // credits given on this link and not used
-	stopped time.Time // until then the process is stopped
-	apart   time.Time // until then the network does not carry it
-	since   time.Time // since when it is awake and connected
-	beaten  time.Time // when a beat of it last arrived
-	brokeAt time.Time // when one arrived after a long silence
+	s        *sim
+	no       int
+	session  string
+	zone     string             // its label
+	links    map[int]*simLink   // by registry
+	streams  int                // ordinal of the latest
+	held     map[string]*simRun // by execution id
+	slots    int
+	stopped  time.Time // until then the process is stopped
+	apart    time.Time // until then the network does not carry it
+	since    time.Time // since when it is awake and connected everywhere
+	beatOver int       // the registry that is asked to write its beats
+	beatSent time.Time // the oldest that was not answered
+	count    int64     // its beat counter in the store
+	beaten   time.Time // when that last grew
+	brokeAt  time.Time // when it grew after a long silence
 }
 
 // simRun is one attempt as its executor sees it.
 type simRun struct {
 	Assignment
 	x       *simExec
+	home    *simLink
 	nonce   int
 	state   string // waiting, running, ended, gone
 	began   time.Time
@@ -330,21 +368,27 @@ type simLink struct {
 	upAt     time.Time // when the last frame on its way arrives
 	downAt   time.Time
 	last     int64
+	offered  int // credits sent, less the assignments received
 	flushing bool
 }
 
 func (s *sim) startExec(no int) {
-	x := &simExec{s: s, no: no, session: fmt.Sprintf("session-%d-%d", no, s.nonce), held: map[string]*simRun{}, slots: 3 + s.rng.IntN(4)}
+	x := &simExec{
+		s: s, no: no, session: fmt.Sprintf("session-%d-%d", no, s.nonce), zone: string(rune('a' + no%2)), links: map[int]*simLink{},
+		held: map[string]*simRun{}, slots: 3 + s.rng.IntN(4), since: s.now,
+	}
 	s.nonce++
 	s.logf("executor %d starts as %s with %d slots", no, x.session, x.slots)
 	s.execs[no] = x
-	s.after(s.ms(300), x.connect)
+	for reg := range s.regs {
+		s.after(s.ms(300), func() { x.connect(reg) })
+	}
 	s.after(s.ms(1000), x.beat)
 }
 
 func (x *simExec) alive() bool { return x.s.execs[x.no] == x }
 
-// defer_ waits while the executor is stopped.
+// awake waits while the executor is stopped.
 func (x *simExec) awake(do func()) {
 	if !x.alive() {
 		return
@@ -356,14 +400,15 @@ func (x *simExec) awake(do func()) {
 	do()
 }
 
-func (x *simExec) connect() {
+func (x *simExec) connect(no int) {
 	x.awake(func() {
 		s := x.s
-		if x.link != nil {
+		if x.links[no] != nil {
 			return
 		}
-		if s.reg == nil || !s.reg.l.loaded || x.apart.After(s.now) || s.chance(10) {
-			s.after(100*time.Millisecond+s.ms(400), x.connect)
+		reg := s.regs[no]
+		if reg == nil || !reg.l.loaded || x.apart.After(s.now) || s.chance(10) {
+			s.after(100*time.Millisecond+s.ms(400), func() { x.connect(no) })
 			return
 		}
 		err := s.store.OpenSession(context.Background(), store.Session{ID: x.session, Host: fmt.Sprintf("exec-%d", x.no)}, s.now)
@@ -374,25 +419,38 @@ func (x *simExec) connect() {
 		if err != nil {
 			s.fatalf("open session: %v", err)
 		}
-		s.nonce++
-		k := &simLink{x: x, reg: s.reg, id: fmt.Sprintf("stream-%d", s.nonce)}
-		k.st = &Stream{d: s.reg.d, id: k.id, ready: make(chan struct{}, 1)}
-		x.link, x.granted, x.since = k, 0, s.now
-		h := Hello{
-			Session: x.session, Stream: k.id, Host: fmt.Sprintf("exec-%d", x.no), ClosedStreams: slices.Clone(x.closed),
-			Templates: []string{idempotentType, onceOnlyType}, Held: x.holdings(),
-		}
-		s.logf("executor %d opens %s holding %v", x.no, k.id, h.Held)
-		k.up(func(l *loop) { l.openStream(k.st, h) })
-		for _, id := range sortedKeys(x.held) {
-			if r := x.held[id]; r.state == "ended" {
-				x.send(&Inbound{Results: []Result{*r.result}})
-			} else if r.state == "running" || !r.askedAt.IsZero() {
-				x.sendStarted(r)
+		x.streams++
+		k := &simLink{x: x, reg: reg, id: strconv.Itoa(x.streams)}
+		k.st = &Stream{d: reg.d, id: k.id, ready: make(chan struct{}, 1)}
+		x.links[no], x.since = k, s.now
+		for _, r := range x.held {
+			if r.home == nil {
+				r.home = k
 			}
 		}
+		h := Hello{
+			Session: x.session, Stream: k.id, Host: fmt.Sprintf("exec-%d", x.no), Labels: map[string]string{"zone": x.zone},
+			Templates: []string{idempotentType, limitedType, onceOnlyType},
+		}
+		h.Held, h.Holdings = x.holdings(k)
+		s.logf("executor %d opens %s/%s to registry %d holding %v", x.no, x.session, k.id, no, h.Held)
+		k.up(func(l *loop) { l.openStream(k.st, h) })
+		x.sayAgain(k)
 		x.grant()
 	})
+}
+
+// sayAgain repeats what may not have arrived of the attempts at home on a stream.
+func (x *simExec) sayAgain(k *simLink) {
+	for _, id := range sortedKeys(x.held) {
+		switch r := x.held[id]; {
+		case r.home != k:
+		case r.state == "ended":
+			k.send(&Inbound{Results: []Result{*r.result}})
+		case r.state == "running" || !r.askedAt.IsZero():
+			x.sendStarted(r)
+		}
+	}
 }
 
 func (x *simExec) newSession() {
@@ -402,29 +460,50 @@ func (x *simExec) newSession() {
 		r.zombie = true
 	}
 	x.session = fmt.Sprintf("session-%d-%d", x.no, s.nonce)
-	x.closed = nil
+	x.streams, x.count, x.beatSent = 0, 0, time.Time{}
 	s.logf("executor %d takes a new session %s", x.no, x.session)
-	s.after(s.ms(50), x.connect)
+	for no := range s.regs {
+		if k := x.links[no]; k != nil {
+			k.cutBy(false)
+		}
+		s.after(s.ms(50), func() { x.connect(no) })
+	}
 }
 
-func (x *simExec) holdings() []Holding {
-	var h []Holding
+// holdings lists what is at home on the stream, and everything else.
+func (x *simExec) holdings(k *simLink) ([]Holding, Holdings) {
+	var here []Holding
+	all := Holdings{LastStream: int64(x.streams)}
 	for _, id := range sortedKeys(x.held) {
-		h = append(h, Holding{id, x.held[id].Token})
+		h := Holding{id, x.held[id].Token}
+		if x.held[id].home == k {
+			here = append(here, h)
+		} else {
+			all.Elsewhere = append(all.Elsewhere, h)
+		}
 	}
-	return h
+	for no := range x.s.regs {
+		if l := x.links[no]; l != nil {
+			all.OpenStreams = append(all.OpenStreams, l.id)
+		}
+	}
+	return here, all
 }
 
-// grant gives credits for the free slots.
+// grant offers the free slots on every stream.
 func (x *simExec) grant() {
-	if n := x.slots - len(x.held) - x.granted; n > 0 {
-		x.granted += n
-		x.send(&Inbound{Credits: n})
+	free := x.slots - len(x.held)
+	for no := range x.s.regs {
+		if k := x.links[no]; k != nil && k.offered != free {
+			in := &Inbound{Credits: free - k.offered}
+			k.offered = free
+			k.send(in)
+		}
 	}
 }
 
-func (x *simExec) send(in *Inbound) {
-	if k := x.link; k != nil {
+func (k *simLink) send(in *Inbound) {
+	if k != nil {
 		k.up(func(l *loop) { l.inbound(k.st, in) })
 	}
 }
@@ -464,13 +543,10 @@ func (k *simLink) flush() {
 	}
 	if err := k.st.ended(); err != nil && !k.flushing {
 		k.flushing = true
-		if errors.Is(err, ErrSessionEnded) {
-			s.checkSilence(k)
-		}
 		s.after(s.ms(20), func() {
 			k.x.awake(func() {
 				ended := errors.Is(err, ErrSessionEnded)
-				if k.x.link == k {
+				if k.x.links[k.reg.no] == k {
 					k.cutBy(!ended)
 					if ended {
 						k.x.newSession()
@@ -490,30 +566,47 @@ func (k *simLink) cutBy(reconnect bool) {
 	}
 	k.broken = true
 	x := k.x
-	x.closed = append(x.closed, k.id)
-	if x.link == k {
-		x.link = nil
-	}
 	s := x.s
 	reg := k.reg
+	if x.links[reg.no] == k {
+		delete(x.links, reg.no)
+	}
+	var home *simLink
+	for no := range s.regs {
+		if other := x.links[no]; other != nil {
+			home = other
+		}
+	}
+	for _, r := range x.held {
+		if r.home == k {
+			r.home = home
+		}
+	}
+	if home != nil && reconnect {
+		x.awake(func() {
+			if !home.broken {
+				x.sayAgain(home)
+			}
+		})
+	}
 	s.after(s.ms(pick(s.rng, 50, 50, 15_000)), func() { reg.event(func(l *loop) { l.closeStream(k.st, errClosed) }) })
 	if reconnect && x.alive() {
-		s.after(100*time.Millisecond+s.ms(400), x.connect)
+		s.after(100*time.Millisecond+s.ms(400), func() { x.connect(reg.no) })
 	}
 }
 
 func (k *simLink) deliver(out *Outbound) {
 	x := k.x
-	if k.broken || x.link != k {
+	if k.broken {
 		return
+	}
+	if out.Beat {
+		x.beatSent = time.Time{}
 	}
 	for _, a := range out.Assignments {
 		k.last = max(k.last, a.Number)
-		x.granted--
-		if x.granted < 0 {
-			x.s.fatalf("executor %d was assigned more than it granted", x.no)
-		}
-		x.assigned(a)
+		k.offered--
+		x.assigned(k, a)
 	}
 	for _, h := range out.Go {
 		if r := x.held[h.ID]; r != nil && r.Token == h.Token && r.state == "waiting" {
@@ -545,16 +638,28 @@ func (k *simLink) deliver(out *Outbound) {
 	x.grant()
 }
 
-func (x *simExec) assigned(a Assignment) {
+func (x *simExec) assigned(k *simLink, a Assignment) {
 	s := x.s
+	if selector := s.selectors[a.JobID]; !job.Selects(selector, map[string]string{"zone": x.zone}) {
+		s.fatalf("executor %d in zone %s was assigned %s, which wants %s", x.no, x.zone, a.ID, selector)
+	}
 	if old := x.held[a.ID]; old != nil {
-		if old.Token >= a.Token {
-			s.fatalf("executor %d was assigned %s/%d beside %d", x.no, a.ID, a.Token, old.Token)
+		if old.Token > a.Token {
+			return // overtaken
+		}
+		if old.Token == a.Token {
+			s.fatalf("executor %d was assigned %s/%d twice", x.no, a.ID, a.Token)
 		}
 		old.kill()
+		delete(x.held, a.ID)
+	}
+	if len(x.held) >= x.slots {
+		s.logf("executor %d is full and hands back %s/%d", x.no, a.ID, a.Token)
+		k.send(&Inbound{HandedBack: []Holding{{a.ID, a.Token}}})
+		return
 	}
 	s.nonce++
-	r := &simRun{Assignment: a, x: x, nonce: s.nonce, state: "waiting"}
+	r := &simRun{Assignment: a, x: x, home: k, nonce: s.nonce, state: "waiting"}
 	s.logf("executor %d gets %s/%d", x.no, a.ID, a.Token)
 	x.held[a.ID] = r
 	if s.chance(3) {
@@ -570,13 +675,13 @@ func (x *simExec) assigned(a Assignment) {
 
 func (x *simExec) sendStarted(r *simRun) {
 	r.askedAt = x.s.now
-	x.send(&Inbound{Started: []Started{{Holding: Holding{r.ID, r.Token}, At: r.askedAt}}})
+	r.home.send(&Inbound{Started: []Started{{Holding: Holding{r.ID, r.Token}, At: r.askedAt}}})
 }
 
 func (x *simExec) handBack(r *simRun) {
 	r.state = "gone"
 	delete(x.held, r.ID)
-	x.send(&Inbound{HandedBack: []Holding{{r.ID, r.Token}}})
+	r.home.send(&Inbound{HandedBack: []Holding{{r.ID, r.Token}}})
 	x.grant()
 }
 
@@ -634,28 +739,60 @@ func (x *simExec) finish(r *simRun, status job.Status) {
 	}
 	r.result = &Result{Holding: Holding{r.ID, r.Token}, Outcome: o}
 	s.logf("executor %d ends %s/%d as %s", x.no, r.ID, r.Token, status)
-	x.send(&Inbound{
+	r.home.send(&Inbound{
 		Logs:    []*store.AppendLog{{ID: r.ID, Token: r.Token, Lines: []job.LogLine{{At: s.now, Level: "INFO", Message: "simulated"}}}},
 		Results: []Result{*r.result},
 	})
 }
 
+// beat says on every stream what is held, and asks one registry to write the
+// beat; another, when it does not answer.
 func (x *simExec) beat() {
 	x.awake(func() {
-		if k := x.link; k != nil {
-			in := &Inbound{Heartbeat: &Heartbeat{LastNumber: k.last, Held: x.holdings()}}
-			k.up(func(l *loop) {
-				if k.st.open {
-					if now := x.s.now; now.Sub(x.beaten) >= simTTL-time.Second {
-						x.brokeAt = now
-					}
-					x.beaten = x.s.now
+		s := x.s
+		if x.links[x.beatOver] == nil || !x.beatSent.IsZero() && s.now.Sub(x.beatSent) > simTTL/2 {
+			for n := range s.regs {
+				if no := (x.beatOver + 1 + n) % len(s.regs); x.links[no] != nil {
+					x.beatOver, x.beatSent = no, time.Time{}
+					break
 				}
-				l.inbound(k.st, in)
-			})
+			}
 		}
-		x.s.after(time.Second, x.beat)
+		for no := range s.regs {
+			k := x.links[no]
+			if k == nil {
+				continue
+			}
+			h := &Heartbeat{LastNumber: k.last, Running: len(x.held), ReportOnly: no != x.beatOver}
+			h.Held, h.Holdings = x.holdings(k)
+			if !h.ReportOnly && x.beatSent.IsZero() {
+				x.beatSent = s.now
+			}
+			k.send(&Inbound{Heartbeat: h})
+		}
+		s.after(time.Second, x.beat)
 	})
+}
+
+// beaten takes in that a beat was written.
+func (s *sim) beaten(session string) {
+	for _, x := range s.execs {
+		if x.session != session {
+			continue
+		}
+		all, err := s.store.Sessions(context.Background())
+		if err != nil {
+			s.fatalf("sessions: %v", err)
+		}
+		for _, seen := range all {
+			if seen.ID == session && seen.Count > x.count {
+				if s.now.Sub(x.beaten) >= simTTL-time.Second {
+					x.brokeAt = s.now
+				}
+				x.count, x.beaten = seen.Count, s.now
+			}
+		}
+	}
 }
 
 func (x *simExec) crash() {
@@ -665,8 +802,10 @@ func (x *simExec) crash() {
 		r.kill()
 	}
 	s.execs[x.no] = &simExec{s: s, no: x.no, held: map[string]*simRun{}}
-	if x.link != nil {
-		x.link.cutBy(false)
+	for no := range s.regs {
+		if k := x.links[no]; k != nil {
+			k.cutBy(false)
+		}
 	}
 	s.after(s.ms(pick(s.rng, 500, 10_000)), func() { s.startExec(x.no) })
 }
@@ -710,13 +849,17 @@ func (s *sim) simSchedule() schedule.Spec {
 func (s *sim) createJob() {
 	j := &job.Job{
 		ID: fmt.Sprintf("job_sim%d", len(s.jobs)), Name: fmt.Sprintf("job %d", len(s.jobs)),
-		TemplateType: pick(s.rng, idempotentType, onceOnlyType), Parameters: json.RawMessage(`{}`), Schedule: s.simSchedule(),
+		TemplateType: pick(s.rng, idempotentType, idempotentType, onceOnlyType, onceOnlyType, limitedType), Parameters: json.RawMessage(`{}`), Schedule: s.simSchedule(),
 		Enabled: s.rng.IntN(6) > 0, Timeout: time.Duration(2+s.rng.IntN(20)) * time.Second,
 		Retry:        job.RetryPolicy{MaxRetries: s.rng.IntN(3), Delay: time.Duration(s.rng.IntN(15)) * time.Second},
 		Missed:       pick(s.rng, job.MissedRunOnce, job.MissedSkip),
 		Overlap:      pick(s.rng, job.OverlapForbid, job.OverlapAllow),
-		Organisation: job.DefaultOrganisation, CreatedAt: s.now.Truncate(time.Millisecond), UpdatedAt: s.now, Version: 1,
+		Organisation: pick(s.rng, "one", "one", "two"), Priority: s.rng.IntN(3), CreatedAt: s.now.Truncate(time.Millisecond), UpdatedAt: s.now, Version: 1,
 	}
+	if s.rng.IntN(4) == 0 {
+		j.Selector = map[string]string{"zone": pick(s.rng, "a", "b")}
+	}
+	s.selectors[j.ID] = job.Selector(j.Selector)
 	sched, err := j.Compile()
 	if err != nil {
 		s.fatalf("compile: %v", err)
@@ -733,9 +876,9 @@ func (s *sim) createJob() {
 		m.periods = append(m.periods, simPeriod{sched: sched, after: s.now})
 	}
 	s.jobs = append(s.jobs, m)
-	if s.reg != nil && s.rng.IntN(2) == 0 {
-		s.reg.d.JobChanged(j)
-		s.reg.pump()
+	if r := s.someRegistry(); r != nil && s.rng.IntN(2) == 0 {
+		r.d.JobChanged(j)
+		r.pump()
 	}
 }
 
@@ -754,8 +897,8 @@ func (s *sim) settled(m *simJob) *job.Job {
 }
 
 func (s *sim) settler() *Dispatcher {
-	if s.reg != nil {
-		return s.reg.d
+	if r := s.someRegistry(); r != nil {
+		return r.d
 	}
 	return New(s.store, Config{Policy: simPolicy, SessionTTL: simTTL, Now: func() time.Time { return s.now }, Log: zap.NewNop()})
 }
@@ -803,9 +946,9 @@ func (s *sim) editJob(m *simJob) {
 			m.periods = append(m.periods, simPeriod{sched: sched, after: s.now})
 		}
 	}
-	if s.reg != nil && s.rng.IntN(2) == 0 {
-		s.reg.d.JobChanged(after)
-		s.reg.pump()
+	if r := s.someRegistry(); r != nil && s.rng.IntN(2) == 0 {
+		r.d.JobChanged(after)
+		r.pump()
 	}
 }
 
@@ -856,20 +999,42 @@ func (s *sim) runNow(m *simJob) {
 		TriggeredByUser: "sim", ScheduledFor: s.now, CreatedAt: s.now, Frozen: j.Freeze(simPolicy.Idempotent(j.TemplateType)),
 		Status: job.Pending, WakeAt: s.now, Exclusive: j.Overlap == job.OverlapForbid,
 	}
-	e, _, err = s.store.RunNow(context.Background(), store.RunNow{Execution: e, Now: s.now})
-	var held *job.SlotHeldError
-	if errors.As(err, &held) {
-		return
+	r := s.someRegistry()
+	var lease *job.Execution
+	var st *Stream
+	if r != nil && !r.stop.After(s.now) && s.rng.IntN(3) > 0 {
+		if lease, st = r.l.reserve(e); lease != nil {
+			e = lease
+		}
 	}
-	if err != nil {
-		s.fatalf("run now: %v", err)
-	}
-	s.exclusive[e.ID] = e.Exclusive
-	s.logf("run now %s", e.ID)
-	if s.reg != nil && s.rng.IntN(2) == 0 {
-		s.reg.d.Runnable(e)
-		s.reg.pump()
-	}
+	s.after(s.ms(10), func() {
+		if r != nil && r.dead && s.rng.IntN(2) == 0 {
+			return // died before it was written
+		}
+		var stored *job.Execution
+		err := fmt.Errorf("simulated: %w", job.ErrUnavailable)
+		if !s.chance(5) {
+			stored, _, err = s.store.RunNow(context.Background(), store.RunNow{Execution: e, Now: s.now})
+			var held *job.SlotHeldError
+			switch {
+			case errors.As(err, &held), errors.Is(err, job.ErrNotFound):
+			case err != nil:
+				s.fatalf("run now: %v", err)
+			default:
+				s.exclusive[e.ID] = e.Exclusive
+				s.logf("run now %s as %s/%d", e.ID, e.Status, e.Token)
+				if s.chance(5) {
+					err = fmt.Errorf("simulated: %w", job.ErrUnavailable)
+				}
+			}
+		}
+		if lease != nil {
+			s.after(s.ms(10), func() { r.event(func(l *loop) { l.accepted(lease, st, stored, err) }) })
+		} else if r != nil && err == nil && s.rng.IntN(2) == 0 {
+			r.d.runnable(stored)
+			r.pump()
+		}
+	})
 }
 
 func (s *sim) cancel(m *simJob) {
@@ -894,9 +1059,9 @@ func (s *sim) cancel(m *simJob) {
 		return
 	}
 	s.after(s.ms(pick(s.rng, 1, 3_000)), func() { // the store knows before the loop does
-		if s.reg != nil {
-			s.reg.d.CancelRequested(e)
-			s.reg.pump()
+		if r := s.someRegistry(); r != nil {
+			r.d.CancelRequested(e)
+			r.pump()
 		}
 	})
 }
@@ -921,10 +1086,21 @@ func (s *sim) mischief() {
 	case n < 45:
 		s.createJob()
 	case n < 60:
-		if x.link != nil {
-			x.apart = s.now.Add(s.ms(pick(s.rng, 1, 3_000, 20_000)))
-			s.logf("link of executor %d breaks", x.no)
-			x.link.cut()
+		k := x.links[s.rng.IntN(len(s.regs))]
+		if k == nil {
+			break
+		}
+		if len(s.regs) > 1 && s.rng.IntN(2) == 0 {
+			s.logf("the link of executor %d to registry %d breaks", x.no, k.reg.no)
+			k.cut()
+			break
+		}
+		x.apart = s.now.Add(s.ms(pick(s.rng, 1, 3_000, 20_000)))
+		s.logf("the links of executor %d break", x.no)
+		for no := range s.regs {
+			if k := x.links[no]; k != nil {
+				k.cut()
+			}
 		}
 	case n < 80:
 		if x.session != "" && !x.stopped.After(s.now) {
@@ -938,17 +1114,19 @@ func (s *sim) mischief() {
 			x.crash()
 		}
 	case n < 96:
-		if r := s.reg; r != nil && !r.stop.After(s.now) {
+		if r := s.someRegistry(); r != nil && !r.stop.After(s.now) {
 			d := s.ms(pick(s.rng, 400, 30_000))
-			s.logf("registry %d stops for %v", s.regNo, d)
+			s.logf("registry %d stops for %v", r.no, d)
 			r.stop = s.now.Add(d)
 			if d > maxSilence/2 { // a shorter one may pass unnoticed
 				r.before, r.until = r.from, s.now
 				r.from = r.stop
 			}
 		}
+	case n < 98:
+		s.leave(s.someRegistry())
 	default:
-		s.crashRegistry()
+		s.crashRegistry(s.someRegistry())
 	}
 	s.after(s.ms(2_400), s.mischief)
 }
@@ -962,7 +1140,7 @@ func simulate(t *testing.T, seed uint64, trace bool) {
 	begin := time.Date(2026, 3, 29, 0, 57, 0, 0, time.UTC)
 	s := &sim{
 		t: t, rng: rand.New(rand.NewPCG(seed, seed)), now: begin, begin: begin, store: st,
-		execs: make([]*simExec, 3), exclusive: map[string]bool{}, seed: seed,
+		execs: make([]*simExec, 3), regs: make([]*simRegistry, 1+seed%3), exclusive: map[string]bool{}, seed: seed, selectors: map[string]string{},
 		cancelled: map[string]int64{}, wrong: map[Holding]time.Time{},
 	}
 	if trace {
@@ -971,7 +1149,9 @@ func simulate(t *testing.T, seed uint64, trace bool) {
 	for range 8 {
 		s.createJob()
 	}
-	s.startRegistry()
+	for no := range s.regs {
+		s.startRegistry(no)
+	}
 	for no := range s.execs {
 		s.startExec(no)
 	}
@@ -1031,33 +1211,41 @@ func (s *sim) checkStart(r *simRun) {
 	}
 }
 
-// checkSilence: a session is declared dead only if a registry that was there all
-// the time heard nothing of it for the TTL.
-func (s *sim) checkSilence(k *simLink) {
-	r, x := k.reg, k.x
-	heardNothing := func(from, until time.Time) bool {
-		if x.beaten.After(from) && s.now.Sub(x.brokeAt) > 2*time.Second {
-			from = x.beaten
+// checkSilence: a session is declared dead only by a registry that was there all
+// the time and saw no beat of it for the TTL.
+func (s *sim) checkSilence(r *simRegistry, session string) {
+	for _, x := range s.execs {
+		if x.session != session {
+			continue
 		}
-		return until.Sub(from) >= simTTL-maxSilence
-	}
-	if !heardNothing(r.before, r.until) && !heardNothing(r.from, s.now) {
-		s.fatalf("executor %d was declared dead %v after its last beat, by a registry that is up for %v", x.no, s.now.Sub(x.beaten), s.now.Sub(r.from))
+		heardNothing := func(from, until time.Time) bool {
+			if x.beaten.After(from) && s.now.Sub(x.brokeAt) > 2*time.Second {
+				from = x.beaten
+			}
+			return until.Sub(from) >= simTTL-maxSilence
+		}
+		if !heardNothing(r.before, r.until) && !heardNothing(r.from, s.now) {
+			s.fatalf("executor %d was declared dead %v after its last beat, by a registry that is up for %v", x.no, s.now.Sub(x.beaten), s.now.Sub(r.from))
+		}
 	}
 }
 
 // probe looks once a second for what should not last: a lease that its
 // connected executor does not hold, and a cancelled run that it goes on with.
 func (s *sim) probe() {
-	const lasts = 8 * time.Second
+	lasts := 8 * time.Second
+	if len(s.regs) > 1 {
+		lasts = 3 * settleEvery // what one registry leased and another has to settle
+	}
 	wrong := map[Holding]time.Time{}
-	held, err := s.store.Held(context.Background(), nil, 10_000)
+	held, err := s.store.Held(context.Background(), nil, nil, 10_000)
 	if err != nil {
 		s.fatalf("held: %v", err)
 	}
+	up := !slices.ContainsFunc(s.regs, func(r *simRegistry) bool { return r == nil || s.now.Sub(r.from) < lasts })
 	for _, e := range held {
 		for _, x := range s.execs {
-			if s.reg == nil || s.now.Sub(s.reg.from) < lasts || x.session != e.Session || x.link == nil || x.link.reg != s.reg || s.now.Sub(x.since) < lasts {
+			if !up || x.session != e.Session || len(x.links) < len(s.regs) || s.now.Sub(x.since) < lasts {
 				continue
 			}
 			h := Holding{e.ID, e.Token}
@@ -1201,6 +1389,7 @@ func (s *sim) checkProcesses() {
 		}
 		byJob[r.JobID] = append(byJob[r.JobID], r)
 	}
+	s.checkLimit()
 	for _, m := range s.jobs {
 		runs := byJob[m.id]
 		slices.SortFunc(runs, func(a, b *simRun) int { return a.began.Compare(b.began) })
@@ -1219,6 +1408,27 @@ func (s *sim) checkProcesses() {
 					s.fatalf("%s ran under tokens %d and %d at once, and nobody was cut off", a.ID, a.Token, b.Token)
 				}
 			}
+		}
+	}
+}
+
+// checkLimit: a template's own limit holds, save for workers that were cut off.
+func (s *sim) checkLimit() {
+	var runs []*simRun
+	for _, r := range s.runs {
+		if r.TemplateType == limitedType && !r.cutOff() && r.over.After(r.began) {
+			runs = append(runs, r)
+		}
+	}
+	for _, r := range runs {
+		n := 0
+		for _, o := range runs {
+			if !o.began.After(r.began) && o.over.After(r.began) {
+				n++
+			}
+		}
+		if n > limitOf {
+			s.fatalf("%d runs of a template that is limited to %d at %v", n, limitOf, r.began)
 		}
 	}
 }

@@ -26,12 +26,24 @@ type Holding struct {
 
 // Hello opens a stream.
 type Hello struct {
-	Session       string
-	Stream        string
-	Host          string
-	ClosedStreams []string
-	Templates     []string // types that this executor carries and that were accepted
-	Held          []Holding
+	Session   string
+	Stream    string // ordinal within the session, in decimal
+	Host      string
+	Version   string
+	Labels    map[string]string
+	Slots     int
+	Templates []string  // types that this executor carries and that were accepted
+	Held      []Holding // what belongs to this stream
+	Holdings
+}
+
+// Holdings is what an executor says of all its streams. What it holds belongs to
+// one of its open streams each: the one it came by or, once that is closed,
+// another.
+type Holdings struct {
+	OpenStreams []string
+	LastStream  int64     // ordinal of the latest
+	Elsewhere   []Holding // what is held and belongs to other streams, or to none
 }
 
 // Inbound is one frame from an executor; its parts are handled in the order of
@@ -43,7 +55,7 @@ type Inbound struct {
 	Results    []Result
 	HandedBack []Holding
 	Heartbeat  *Heartbeat
-	Credits    int
+	Credits    int // gained, or lost when negative
 	Draining   bool
 }
 
@@ -51,7 +63,11 @@ type Inbound struct {
 // on this stream, and everything held.
 type Heartbeat struct {
 	LastNumber int64
-	Held       []Holding
+	Held       []Holding // what belongs to this stream
+	Holdings
+	Running    int  // slots in use
+	Stopping   bool // the process is about to end
+	ReportOnly bool // another registry writes the beat
 }
 
 // Started says that an attempt began or, where it awaits a Go, that it would.
@@ -118,10 +134,12 @@ type Stream struct {
 	// Owned by the loop.
 	session   *session
 	templates []string
-	free      int   // granted credits that are not used
+	labels    map[string]string
+	free      int   // granted credits that are not used; below 0 while a withdrawal met an assignment
 	number    int64 // of the last lease: (stream, number) tells one lease from another
 	sent      int64 // number of the last assignment: they are sent in this order
 	open      bool
+	closedAt  time.Time
 	draining  bool
 	suspects  map[Holding]bool // held there, unknown here, at the last heartbeat
 
