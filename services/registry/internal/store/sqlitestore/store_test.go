@@ -217,7 +217,9 @@ func consistent(t *testing.T, s *Store) {
 			"counts": `SELECT count(*) FROM job_state s WHERE (s.live, s.success, s.failed, s.timed_out, s.cancelled, s.skipped, s.unknown) IS NOT
 				(SELECT coalesce(sum(status < 3), 0), coalesce(sum(status = 3), 0), coalesce(sum(status = 4), 0), coalesce(sum(status = 5), 0),
 				coalesce(sum(status = 6), 0), coalesce(sum(status = 7), 0), coalesce(sum(status = 8), 0) FROM executions WHERE job = s.job)`,
-			"slots":           `SELECT count(*) FROM job_state s WHERE s.slot IS NOT (SELECT seq FROM executions WHERE job = s.job AND exclusive = 1)`,
+			"slots": `SELECT count(*) FROM job_state s WHERE s.slot IS NOT (SELECT seq FROM executions WHERE job = s.job AND exclusive = 1)`,
+			// What waits has a queue, what has none is over.
+			"queues":          `SELECT count(*) FROM executions WHERE (typeof(queue) = 'text') <> (status < 2 AND session IS NULL) OR queue IS NULL AND (status < 3 OR seat IS NOT NULL)`,
 			"exclusive twice": `SELECT count(*) FROM (SELECT 1 FROM executions WHERE exclusive = 1 GROUP BY job HAVING count(*) > 1)`,
 		} {
 			n, err := d.number(query, nil)
@@ -409,6 +411,8 @@ func TestOneBadOperationSpoilsOnlyItself(t *testing.T) {
 	wrongTime.FireAt = start.Add(time.Second)
 	ended := fireAt(j, start)
 	ended.Execution = finish(good.Execution, start).To
+	seated := fireAt(j, start.Add(time.Minute))
+	seated.Execution.Seat = 1
 	unversioned := fireAt(j, start.Add(time.Minute))
 	unversioned.Execution.JobVersion, unversioned.Execution.Exclusive = 7, false
 	nonsense := &store.Change{Status: "nonsense", To: good.Execution}
@@ -416,7 +420,7 @@ func TestOneBadOperationSpoilsOnlyItself(t *testing.T) {
 	to := *toNonsense.To
 	to.Status = "nonsense"
 	toNonsense.To = &to
-	ops := []store.Op{good, wrongTime, nonsense, ended, toNonsense, unversioned, nil, finish(good.Execution, start)}
+	ops := []store.Op{good, wrongTime, nonsense, ended, toNonsense, seated, unversioned, nil, finish(good.Execution, start)}
 	for i, a := range s.Do(t.Context(), start, ops) {
 		want := store.Unknown
 		if i == 0 || i == len(ops)-1 {
@@ -450,7 +454,7 @@ func TestOneBadOperationSpoilsOnlyItself(t *testing.T) {
 	if err := s.PutTemplates(t.Context(), []job.Template{{Type: "a", Schema: []byte(`{`)}}); !errors.Is(err, job.ErrUnavailable) {
 		t.Errorf("error %v", err)
 	}
-	for _, e := range []*job.Execution{good.Execution, ended.Execution, &to} {
+	for _, e := range []*job.Execution{good.Execution, ended.Execution, &to, seated.Execution} {
 		run := *e
 		if e != good.Execution {
 			run.Trigger, run.Key = job.TriggerManual, "k"
@@ -693,5 +697,12 @@ func TestCacheIsBounded(t *testing.T) {
 	}
 	if len(c.keys) != 10 || len(c.ids) != 10 || c.size > maxDefinition || len(c.versions) > 64 {
 		t.Errorf("%d keys, %d ids, %d versions of %d bytes", len(c.keys), len(c.ids), len(c.versions), c.size)
+	}
+}
+
+func TestFindRefusesTooMany(t *testing.T) {
+	s := openNew(t)
+	if _, err := s.Find(t.Context(), make([]string, store.MaxFind+1)); !errors.Is(err, job.ErrUnavailable) {
+		t.Errorf("error %v", err)
 	}
 }
