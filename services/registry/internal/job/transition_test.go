@@ -104,6 +104,51 @@ func TestTransitions(t *testing.T) {
 	}
 }
 
+// A seat is taken with the lease and kept as long as a process may be left.
+func TestSeats(t *testing.T) {
+	seated := func(idempotent, exclusive bool) *Execution {
+		e := waiting(idempotent, 3)
+		e.Exclusive = exclusive
+		return e.Lease(holder, 7, now)
+	}
+	crashed := Outcome{Status: Failed, Crashed: true, StartedAt: now, CompletedAt: now}
+	again := Outcome{Status: Failed, Retryable: true, CompletedAt: now}
+	gone := now.Add(time.Minute + KillGrace)
+	for _, exclusive := range []bool{false, true} {
+		run := seated(true, exclusive).Start(now, now, nil)
+		once := seated(false, exclusive).Start(now, now, nil)
+		for _, c := range []struct {
+			name string
+			to   *Execution
+			seat int
+			wake time.Time
+		}{
+			{"lease", seated(true, exclusive), 7, gone},
+			{"lease without one", waiting(true, 0).Lease(holder, 0, now), 0, gone},
+			{"start", run, 7, gone},
+			{"requeue", seated(true, exclusive).Requeue(now), 0, now},
+			{"requeue running", run.Requeue(now), 0, now},
+			{"success", ended(run, Success), 0, time.Time{}},
+			{"retry", run.End(again, now), 0, now.Add(5 * time.Minute)},
+			{"crash", once.End(crashed, now), 7, gone},
+			{"late result after a crash", ended(once.End(crashed, now), Success), 0, time.Time{}},
+			{"released after a crash", once.End(crashed, now).Released(), 0, time.Time{}},
+			{"resolved after a crash", once.End(crashed, now).Resolved(Success, "seen"), 0, time.Time{}},
+			{"lost unstarted", seated(false, exclusive).Lost(now, false), 0, now},
+			{"lost idempotent", run.Lost(now, false), 0, now},
+			{"lost not idempotent", once.Lost(now, false), 7, gone},
+			{"lost and cancelled, dead", cancelling(run).Lost(now, false), 7, gone},
+			{"lost and cancelled, gone", cancelling(run).Lost(now, true), 0, time.Time{}},
+			{"overdue", run.Overdue(now), 0, time.Time{}},
+			{"cancelled waiting", run.Requeue(now).CancelledUnstarted(now), 0, time.Time{}},
+		} {
+			if c.to.Seat != c.seat || !c.to.WakeAt.Equal(c.wake) || c.to.Status.Ended() && c.to.Exclusive != (exclusive && c.seat != 0) {
+				t.Errorf("%s, exclusive %v: seat %d wake %v slot %v; want seat %d wake %v", c.name, exclusive, c.to.Seat, c.to.WakeAt, c.to.Exclusive, c.seat, c.wake)
+			}
+		}
+	}
+}
+
 // A retry costs an attempt, a lost executor does not, and three of them end it.
 func TestLostExecutorsCostNoRetryButNotForever(t *testing.T) {
 	e := waiting(true, 1)
@@ -141,11 +186,13 @@ func TestLateResultReplacesUnknownAttempt(t *testing.T) {
 
 // Whatever happens, in any order: transitions never write to what they were
 // given, tokens never shrink, a state never has the token of another state that
-// could be leased, and what ended never wakes without owing its slot.
+// could be leased, what ended never wakes without owing its slot or its seat, and
+// a seat is had from the lease on, by nobody who waits.
 func TestTransitionsKeepTheirInvariants(t *testing.T) {
 	for seed := range uint64(2000) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		e := waiting(rng.IntN(2) == 0, rng.IntN(3))
+		e.Exclusive = rng.IntN(2) == 0
 		holders := map[string]string{}
 		for range 30 {
 			before := fmt.Sprintf("%+v", *e)
@@ -161,8 +208,18 @@ func TestTransitionsKeepTheirInvariants(t *testing.T) {
 				t.Fatalf("seed %d: %s names a record held by %q and by %q", seed, state, held, next.Session)
 			}
 			holders[state] = next.Session
-			if next.Status.Ended() && !next.WakeAt.IsZero() && !next.Exclusive {
+			if next.Status.Ended() && !next.WakeAt.IsZero() && !next.Exclusive && next.Seat == 0 {
 				t.Fatalf("seed %d: %s wakes at %v and owes nothing", seed, next.Status, next.WakeAt)
+			}
+			switch leased := !e.Leased() && next.Leased(); {
+			case next.Seat != 0 && next.Seat != e.Seat && !leased:
+				t.Fatalf("seed %d: seat %d appears in place of %d", seed, next.Seat, e.Seat)
+			case next.Seat != 0 && !next.Leased() && !next.Status.Ended():
+				t.Fatalf("seed %d: a %s record that nobody has holds a seat", seed, next.Status)
+			case next.Seat == 0 && e.Seat != 0 && next.Leased():
+				t.Fatalf("seed %d: a %s record lost its seat", seed, next.Status)
+			case next.Seat != 0 && next.WakeAt.IsZero():
+				t.Fatalf("seed %d: a %s record never gives up its seat", seed, next.Status)
 			}
 			if !next.Status.Ended() && next.WakeAt.IsZero() {
 				t.Fatalf("seed %d: a %s record never wakes", seed, next.Status)
@@ -191,7 +248,7 @@ func step(rng *rand.Rand, e *Execution) *Execution {
 		if rng.IntN(8) == 0 {
 			return e.CancelledUnstarted(now)
 		}
-		return e.Lease(holder, 0, now)
+		return e.Lease(holder, rng.IntN(3), now)
 	case e.Status != Running && rng.IntN(2) == 0:
 		return e.Start(now, now, nil)
 	}
