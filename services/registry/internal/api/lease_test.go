@@ -106,7 +106,8 @@ func TestLeaseStream(t *testing.T) {
 	r, p := leaseRig(t)
 	stream := lease(t, r, &almanacv1.LeaseRequest{
 		Hello: &almanacv1.Hello{
-			Session: "s", Stream: "st", ClosedStreams: []string{"old"}, Host: "server-01", Version: "v1",
+			Session: "s", Stream: "3", Host: "server-01", Version: "v1", Slots: 4, Labels: map[string]string{"zone": "a"},
+			Holdings: &almanacv1.Holdings{OpenStreams: []string{"3"}, LastStream: 3, Elsewhere: []*almanacv1.Lease{{ExecutionId: "o", Token: 8}}},
 			Templates: []*almanacv1.TemplateAnnouncement{announcement("noop"), announcement("Bad Name")},
 			Held:      []*almanacv1.Lease{{ExecutionId: "e", Token: 3}},
 		},
@@ -121,7 +122,9 @@ func TestLeaseStream(t *testing.T) {
 		t.Errorf("welcome %v", w)
 	}
 	want := dispatch.Hello{
-		Session: "s", Stream: "st", Host: "server-01", ClosedStreams: []string{"old"}, Templates: []string{"noop"}, Held: []dispatch.Holding{{ID: "e", Token: 3}},
+		Session: "s", Stream: "3", Host: "server-01", Version: "v1", Slots: 4, Labels: map[string]string{"zone": "a"}, Templates: []string{"noop"},
+		Held:     []dispatch.Holding{{ID: "e", Token: 3}},
+		Holdings: dispatch.Holdings{OpenStreams: []string{"3"}, LastStream: 3, Elsewhere: []dispatch.Holding{{ID: "o", Token: 8}}},
 	}
 	if !reflect.DeepEqual(p.hello, want) {
 		t.Errorf("hello %+v", p.hello)
@@ -145,7 +148,10 @@ func TestLeaseStream(t *testing.T) {
 			{ExecutionId: "h", Token: 4, Status: "vanished", ErrorCode: "odd"},
 		},
 		HandedBack: []*almanacv1.Lease{{ExecutionId: "i", Token: 5}},
-		Heartbeat:  &almanacv1.Heartbeat{LastNumber: 9, Held: []*almanacv1.Lease{{ExecutionId: "j", Token: 6}}},
+		Heartbeat: &almanacv1.Heartbeat{
+			LastNumber: 9, Held: []*almanacv1.Lease{{ExecutionId: "j", Token: 6}}, Running: 2, Stopping: true, ReportOnly: true,
+			Holdings: &almanacv1.Holdings{OpenStreams: []string{"3"}, LastStream: 3, Elsewhere: []*almanacv1.Lease{{ExecutionId: "o", Token: 8}}},
+		},
 		Draining:   true,
 	}); err != nil {
 		t.Fatal(err)
@@ -162,7 +168,10 @@ func TestLeaseStream(t *testing.T) {
 			{Holding: hold("h", 4), Outcome: job.Outcome{Status: job.Failed, Crashed: true, Error: "the executor reported an end that is not known here: vanished", ErrorCode: "odd"}},
 		},
 		HandedBack: []dispatch.Holding{hold("i", 5)},
-		Heartbeat:  &dispatch.Heartbeat{LastNumber: 9, Held: []dispatch.Holding{hold("j", 6)}},
+		Heartbeat: &dispatch.Heartbeat{
+			LastNumber: 9, Held: []dispatch.Holding{hold("j", 6)}, Running: 2, Stopping: true, ReportOnly: true,
+			Holdings: dispatch.Holdings{OpenStreams: []string{"3"}, LastStream: 3, Elsewhere: []dispatch.Holding{hold("o", 8)}},
+		},
 		Draining:   true,
 	}
 	if in := <-p.in; !reflect.DeepEqual(in, wantIn) {
@@ -221,7 +230,7 @@ func TestLeaseStream(t *testing.T) {
 }
 
 func TestLeaseStreamEnds(t *testing.T) {
-	hello := &almanacv1.LeaseRequest{Hello: &almanacv1.Hello{Session: "s", Stream: "st"}}
+	hello := &almanacv1.LeaseRequest{Hello: &almanacv1.Hello{Session: "s", Stream: "1"}}
 	t.Run("session ended", func(t *testing.T) {
 		r, p := leaseRig(t)
 		stream := lease(t, r, hello)
@@ -264,9 +273,13 @@ func TestLeaseStreamEnds(t *testing.T) {
 	})
 	for name, first := range map[string]*almanacv1.LeaseRequest{
 		"no hello":     {Credits: 1},
-		"no session":   {Hello: &almanacv1.Hello{Stream: "st"}},
-		"a long one":   {Hello: &almanacv1.Hello{Session: strings.Repeat("x", 101), Stream: "st"}},
-		"a long host":  {Hello: &almanacv1.Hello{Session: "s", Stream: "st", Host: strings.Repeat("x", 300)}},
+		"no session":   {Hello: &almanacv1.Hello{Stream: "1"}},
+		"a long one":   {Hello: &almanacv1.Hello{Session: strings.Repeat("x", 101), Stream: "1"}},
+		"a long host":  {Hello: &almanacv1.Hello{Session: "s", Stream: "1", Host: strings.Repeat("x", 300)}},
+		"no ordinal":   {Hello: &almanacv1.Hello{Session: "s", Stream: "st"}},
+		"many slots":   {Hello: &almanacv1.Hello{Session: "s", Stream: "1", Slots: -1}},
+		"a long label": {Hello: &almanacv1.Hello{Session: "s", Stream: "1", Labels: map[string]string{"k": strings.Repeat("x", 64)}}},
+		"a long build": {Hello: &almanacv1.Hello{Session: "s", Stream: "1", Version: strings.Repeat("x", 300)}},
 		"nothing said": {},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -235,6 +235,9 @@ func (l *loop) takeReads() []*read {
 	}
 	for len(l.lookups) > 0 {
 		n := min(len(l.lookups), store.MaxFind)
+		for _, lk := range l.lookups[:n] {
+			delete(l.looking, lk.id) // whoever asks from now on wants a later answer
+		}
 		reads = append(reads, &read{kind: readRecords, lookups: slices.Clone(l.lookups[:n]), started: l.now})
 		l.lookups = append(l.lookups[:0], l.lookups[n:]...)
 	}
@@ -304,15 +307,15 @@ func (l *loop) readDone(now time.Time, r *read) {
 		r.queue.poll.busy = false
 	}
 	if r.err != nil {
-		l.lookups = append(l.lookups, r.lookups...)
+		l.lookups = append(l.lookups, r.lookups...) // asked again as they are: nobody joins them
 		l.backOff(r.err)
 		return
 	}
 	switch r.kind {
 	case pollReplicas:
-		l.polls[pollReplicas].at = now.Add(min(l.ttl/10, maxSilence/2))
+		l.polls[pollReplicas].at = now.Add(lookEvery(l.ttl))
 		if r.beat != nil {
-			l.beatAt = r.started.Add(l.ttl / 5)
+			l.beatAt = r.started.Add(beatEvery(l.ttl))
 		}
 		if l.fleet.saw(r.replicas, now) {
 			l.fleetChanged()
@@ -321,7 +324,7 @@ func (l *loop) readDone(now time.Time, r *read) {
 		l.polls[pollQueues].at = now.Add(pollEvery)
 		l.knowQueues(r.queues)
 	case pollSessions:
-		l.polls[pollSessions].at = now.Add(min(l.ttl/10, maxSilence/2))
+		l.polls[pollSessions].at = now.Add(lookEvery(l.ttl))
 		l.sawSessions(r)
 	case pollJobs:
 		l.polls[pollJobs].at, l.jobsFrom = now.Add(pollEvery), nil
@@ -354,7 +357,6 @@ func (l *loop) readDone(now time.Time, r *read) {
 			found[e.ID] = e
 		}
 		for _, lk := range r.lookups {
-			delete(l.looking, lk.id)
 			for _, then := range lk.then {
 				then(found[lk.id])
 			}

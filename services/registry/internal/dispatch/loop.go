@@ -83,7 +83,7 @@ type loop struct {
 	polls    [numPolls]poll
 	jobsFrom *job.Job // cursor of the due jobs, nil to begin
 	lookups  []*lookup
-	looking  map[string]*lookup
+	looking  map[string]*lookup // those that are not being read yet, by execution
 	lastSeen time.Time // last successful look at the sessions
 	progress *progressBoard
 }
