@@ -13,6 +13,36 @@
 // time, live records by the time they want to be looked at. Memory is only a
 // faster copy. A restart therefore needs no path of its own.
 //
+// # Many registries
+//
+// Any number of registries may share one store. Each beats into it, looks at the
+// beats of the others, and looks after the jobs of its share (membership.go).
+// A share is a hint: whoever else acts on a record meets the same compare-and-set.
+// So nothing special happens when a registry dies: after the TTL the others deal
+// its buckets out anew, and what is due, waits or is leased in them is found by the
+// polls that find everything.
+//
+// An executor has one session and a stream to each registry, and offers its free
+// slots to all of them; an assignment that meets no free slot is handed back. What
+// it holds belongs to one of its open streams, over which it is reported. With each
+// heartbeat it says which streams are open and what it holds at all: a lease over a
+// stream that is closed, and that it does not hold, is lost for good, and whoever
+// looks after the job takes it back (settleHeld). A manual run is leased by the
+// registry that accepts it, whichever that is; a cancellation goes out over any
+// stream of the holder.
+//
+// # Whose turn it is
+//
+// Waiting records are grouped into queues: organisation, priority, template,
+// selector. Within a queue order is by time. A free slot goes to the organisation
+// whose runs take the fewest, there to the highest priority, there to what waits
+// longest and can be run by the executor. So neither a backlog nor a queue that no
+// executor can serve holds up another.
+//
+// A template that limits its own concurrency has that many seats. A lease takes
+// one, in the same compare-and-set, and no two records have the same one: the limit
+// holds across registries without anybody counting.
+//
 // # The way of a run
 //
 //	due        fireDue decides: a run, or a skip with its reason
@@ -30,10 +60,14 @@
 //
 // # What fails, and what happens then
 //
-// The registry dies. The next one reads what is leased and the sessions, and
-// waits for the executors to come back: their Hello names what they hold. What
-// was leased over a stream that is closed, and is not held, never was received,
-// or was lost: it is settled.
+// The registry dies. The next one, or another, reads what is leased and the
+// sessions, and waits for the executors to come back: their Hello names what they
+// hold. What was leased over a stream that is closed, and is not held, never was
+// received, or was lost: it is settled.
+//
+// An insertion that leased a manual run is reported as failed, and happened. The
+// record is looked up; one that appears later still is found by two settlings in a
+// row as leased over an open stream and known to nobody.
 //
 // A stream breaks. Its leases stay. The executor comes back with a new stream
 // and says which of its streams are closed; from then on it discards what still
