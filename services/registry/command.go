@@ -160,16 +160,21 @@ func tokenCommand() *cobra.Command {
 	return parent
 }
 
+// build is the version of this program and that of Go that built it.
+func build() (version, goVersion string) {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version, info.GoVersion
+	}
+	return "unknown", "unknown"
+}
+
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this program",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			version, goVersion := "unknown", "unknown"
-			if info, ok := debug.ReadBuildInfo(); ok {
-				version, goVersion = info.Main.Version, info.GoVersion
-			}
+			version, goVersion := build()
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "registry %s (%s)\n", version, goVersion)
 			return err
 		},

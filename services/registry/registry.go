@@ -19,6 +19,7 @@ import (
 	"github.com/almanac-scheduler/almanac/services/registry/internal/access"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/api"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/dispatch"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store/sqlitestore"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/templates"
@@ -83,7 +84,7 @@ func runOn(ctx context.Context, cfg Config, s store.Store, executorToken string,
 	}
 	dispatcher := dispatch.New(s, dispatch.Config{
 		Policy:     dispatch.Policy{MissedAfter: cfg.MissedAfter, Idempotent: catalogue.Idempotent, MaxConcurrency: catalogue.MaxConcurrency},
-		SessionTTL: cfg.SessionTTL, Now: time.Now, Log: log.Named("dispatch"),
+		SessionTTL: cfg.SessionTTL, Replica: replica(cfg, s), Now: time.Now, Log: log.Named("dispatch"),
 	})
 	server, err := api.New(api.Config{
 		Store: s, Dispatcher: dispatcher, Templates: catalogue, Guard: guard, Name: cfg.Name, SessionTTL: cfg.SessionTTL,
@@ -147,6 +148,16 @@ func runOn(ctx context.Context, cfg Config, s store.Store, executorToken string,
 	parts.Wait()
 	log.Info("stopped")
 	return errors.Join(served, dispatched, announced)
+}
+
+// replica is what this registry is called among those that share the store, or
+// nothing where it is the only one.
+func replica(cfg Config, s store.Store) store.Replica {
+	if shared, ok := s.(interface{ Shared() bool }); !ok || !shared.Shared() {
+		return store.Replica{}
+	}
+	version, _ := build()
+	return store.Replica{ID: job.NewID("reg_"), Name: cfg.Name, Version: version, OpenedAt: time.Now().UTC()}
 }
 
 func listen(ctx context.Context, cfg Config) (rest, grpc net.Listener, err error) {
