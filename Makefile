@@ -63,8 +63,8 @@ build: ## build all binaries into bin/
 	@GOWORK=off go build -C deploy/standin $(BUILD) -o $(CURDIR)/$(BIN)/ ./...
 
 .PHONY: run
-run: build ## build, then start the local system; Ctrl-C stops it
-	@exec bin/almanac-local run
+run: build ## build, then start the local system (STORE=mongodb REPLICAS=2 EXECUTORS=4); Ctrl-C stops it
+	@exec bin/almanac-local run $(if $(STORE),--store "$(STORE)") $(if $(REPLICAS),--replicas "$(REPLICAS)") $(if $(EXECUTORS),--executors "$(EXECUTORS)")
 
 # --- test --------------------------------------------------------------------
 

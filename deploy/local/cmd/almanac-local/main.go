@@ -15,6 +15,7 @@ import (
 
 	"github.com/almanac-scheduler/almanac/deploy/local/internal/bench"
 	"github.com/almanac-scheduler/almanac/deploy/local/internal/local"
+	"github.com/almanac-scheduler/almanac/deploy/local/internal/system"
 )
 
 func main() {
@@ -69,13 +70,15 @@ func benchCommand() *cobra.Command {
 
 func runCommand() *cobra.Command {
 	var config local.Config
-	var executors string
+	var executors, replicas string
 	run := &cobra.Command{
 		Use:   "run",
 		Short: "Start the local system; Ctrl-C stops it",
-		Long: "Run starts a registry, executors and a MongoDB stand-in with sample data as processes of\n" +
-			"their own, and restarts what dies. The first start makes the users and three jobs; later\n" +
-			"ones go on with the same jobs and history.",
+		Long: "Run starts registries, executors and a MongoDB stand-in with sample data as processes of\n" +
+			"their own, and restarts what dies after a second. The first start makes the users and three\n" +
+			"jobs; later ones go on with the same jobs and history.\n\n" +
+			"The store mongodb lets registries be several. It is a second stand-in, unless the environment\n" +
+			"names a real server (a replica set) in ALMANAC_MONGODB_URI, with the database as its path.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			self, err := os.Executable()
@@ -86,13 +89,19 @@ func runCommand() *cobra.Command {
 			if config.Executors, err = strconv.Atoi(executors); err != nil {
 				return fmt.Errorf("the number of executors is %q: give a whole number (--executors or ALMANAC_EXECUTORS)", executors)
 			}
+			if config.Replicas, err = strconv.Atoi(replicas); err != nil || config.Replicas < 1 {
+				return fmt.Errorf("the number of registries is %q: give a whole number of at least 1 (--replicas or ALMANAC_REPLICAS)", replicas)
+			}
+			config.MongoDBURI = os.Getenv("ALMANAC_MONGODB_URI") // no flag: it may hold a password
 			return local.Run(cmd.Context(), config, cmd.OutOrStdout())
 		},
 	}
 	flags := run.Flags()
-	setting(flags.StringVar, &config.HTTPAddr, "http-addr", "ALMANAC_HTTP_ADDR", "127.0.0.1:8080", "address of the REST API; port 0 picks one")
-	setting(flags.StringVar, &config.GRPCAddr, "grpc-addr", "ALMANAC_GRPC_ADDR", "127.0.0.1:9090", "address of the gRPC services; port 0 picks one")
+	setting(flags.StringVar, &config.HTTPAddr, "http-addr", "ALMANAC_HTTP_ADDR", "127.0.0.1:8080", "address of the first registry's REST API; port 0 picks one")
+	setting(flags.StringVar, &config.GRPCAddr, "grpc-addr", "ALMANAC_GRPC_ADDR", "127.0.0.1:9090", "address of the first registry's gRPC services; port 0 picks one")
 	setting(flags.StringVar, &config.Dir, "data-dir", "ALMANAC_DATA_DIR", ".data", "folder with everything that is kept")
+	setting(flags.StringVar, &config.Store, "store", "ALMANAC_STORE", system.SQLite, "where the registries keep their data: "+system.SQLite+" or "+system.MongoDB)
+	setting(flags.StringVar, &replicas, "replicas", "ALMANAC_REPLICAS", "1", "how many registries; more than one need the store "+system.MongoDB)
 	setting(flags.StringVar, &executors, "executors", "ALMANAC_EXECUTORS", "2", "how many executors")
 	return run
 }

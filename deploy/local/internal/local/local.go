@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/almanac-scheduler/almanac/deploy/local/internal/rest"
@@ -21,8 +22,13 @@ import (
 type Config struct {
 	// Bin is the folder with the binaries, Dir the data folder.
 	Bin, Dir string
-	// HTTPAddr and GRPCAddr are the registry's addresses; port 0 picks one.
+	// HTTPAddr and GRPCAddr are the first registry's addresses; port 0 picks one.
 	HTTPAddr, GRPCAddr string
+	// Store is system.SQLite or system.MongoDB; MongoDBURI names a server for the
+	// latter, instead of a stand-in.
+	Store, MongoDBURI string
+	// Replicas is how many registries are started.
+	Replicas int
 	// Executors is how many executors are started.
 	Executors int
 }
@@ -49,6 +55,7 @@ func Run(ctx context.Context, config Config, out io.Writer) (err error) {
 	logs := filepath.Join(config.Dir, "logs")
 	s, err := system.Start(ctx, system.Config{
 		Bin: config.Bin, Dir: config.Dir, HTTPAddr: config.HTTPAddr, GRPCAddr: config.GRPCAddr,
+		Store: config.Store, MongoDBURI: config.MongoDBURI, Replicas: config.Replicas,
 		Executors: config.Executors, Standin: true,
 		Event: func(e supervise.Event) {
 			if e.Ended && !e.Wanted {
@@ -71,7 +78,7 @@ func Run(ctx context.Context, config Config, out io.Writer) (err error) {
 		err = errors.Join(err, removeStatus(config.Dir), s.Stop())
 		tell.say("Stopped. The next run goes on with the same jobs and history.")
 	}()
-	if err := firstJobs(ctx, s, config.Dir); err != nil {
+	if err := firstJobs(ctx, s); err != nil {
 		if ctx.Err() != nil {
 			return nil // told to end while it started
 		}
@@ -80,7 +87,7 @@ func Run(ctx context.Context, config Config, out io.Writer) (err error) {
 	if err := writeStatus(config.Dir, s); err != nil {
 		return err
 	}
-	tell.welcome(s, config.Dir)
+	tell.welcome(s, config)
 	for {
 		select {
 		case <-changed:
@@ -94,9 +101,9 @@ func Run(ctx context.Context, config Config, out io.Writer) (err error) {
 }
 
 // firstJobs creates the jobs that the scheduler had before it was dynamic, once
-// in the life of a data folder: who deletes one has deleted it.
-func firstJobs(ctx context.Context, s *system.System, dir string) error {
-	mark := filepath.Join(dir, "registry", "first-jobs-created")
+// in the life of a store: who deletes one has deleted it.
+func firstJobs(ctx context.Context, s *system.System) error {
+	mark := filepath.Join(s.Folder(), "first-jobs-created")
 	if _, err := os.Stat(mark); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -164,12 +171,22 @@ func (t *teller) died(e supervise.Event, log string) {
 	t.say("%s: %s; it is started again in %v (its output: %s)", e.Name, how, supervise.RestartDelay, log)
 }
 
-func (t *teller) welcome(s *system.System, dir string) {
+func (t *teller) welcome(s *system.System, config Config) {
+	var registries strings.Builder
+	for _, r := range s.Registries {
+		fmt.Fprintf(&registries, "  API        %s  (document: /openapi.json; %s)\n  gRPC       %s\n", r.HTTP, r.Name, r.GRPC)
+	}
+	store := "SQLite"
+	switch {
+	case config.Store == system.MongoDB && config.MongoDBURI != "":
+		store = "MongoDB, the server that ALMANAC_MONGODB_URI names"
+	case config.Store == system.MongoDB:
+		store = "MongoDB, a stand-in that shows what it does but not how fast (ALMANAC_MONGODB_URI names a real server)"
+	}
 	t.say(`
 Almanac runs.
 
-  API        %s  (document: /openapi.json)
-  gRPC       %s
+%s  store      %s
   MongoDB    %s  (a stand-in with sample data in database %q)
   data       %s  (logs/ has the output of each process, local.json addresses and tokens)
 
@@ -183,7 +200,7 @@ Try it:
   curl -H 'Authorization: Bearer %s' %s%s
 
 Ctrl-C stops it; the next run goes on with the same jobs and history.
-`, s.HTTP, s.GRPC, s.MongoDB, system.Database, dir,
+`, registries.String(), store, s.MongoDB, system.Database, config.Dir,
 		s.Users.SuperAdmin.Username, s.Users.SuperAdmin.Password,
 		s.Users.Admin.Username, s.Users.Admin.Password,
 		s.Users.User.Username, s.Users.User.Password,

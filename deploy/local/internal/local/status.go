@@ -16,9 +16,12 @@ const StatusFile = "local.json"
 
 // Status is the content of the StatusFile.
 type Status struct {
-	// HTTP is the base of the REST API, GRPC is host:port.
-	HTTP       string       `json:"http"`
-	GRPC       string       `json:"grpc"`
+	// HTTP is the base of the first registry's REST API, GRPC is host:port.
+	HTTP string `json:"http"`
+	GRPC string `json:"grpc"`
+	// Registries are all of them.
+	Registries []system.Endpoint `json:"registries"`
+	// MongoDBURI is where the sample data are.
 	MongoDBURI string       `json:"mongodb_uri"`
 	Users      system.Users `json:"users"`
 	// Processes has the current id of each process by its name.
@@ -28,7 +31,7 @@ type Status struct {
 // writeStatus replaces the file at once, so that no reader sees half of it.
 func writeStatus(dir string, s *system.System) error {
 	content, err := json.MarshalIndent(Status{
-		HTTP: s.HTTP, GRPC: s.GRPC, MongoDBURI: s.MongoDB, Users: s.Users, Processes: s.PIDs(),
+		HTTP: s.HTTP, GRPC: s.GRPC, Registries: s.Registries, MongoDBURI: s.MongoDB, Users: s.Users, Processes: s.PIDs(),
 	}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("%s: %w", StatusFile, err)

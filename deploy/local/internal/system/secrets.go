@@ -3,40 +3,134 @@ package system
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 )
 
-// Files in the registry's folder.
+// Files in the folder of a store.
 const (
 	tokenFile   = "executor-token" // what executors show
 	secretsFile = "secrets.json"   // users and their passwords
 )
+
+// passwordFile is where registries read the password of a MongoDB server.
+const passwordFile = "mongodb-password"
 
 // secrets is what the first start made up.
 type secrets struct {
 	Users Users `json:"users"`
 }
 
-// registrySettings configures a registry that keeps its data in the folder.
+// storage says where registries keep their data.
+type storage struct {
+	folder             string // see Folder
+	uri                string // MongoDB only, without credentials
+	username, password string
+	standin            bool
+}
+
+// storageOf tells where a system keeps its data; of a stand-in the URI is still
+// unknown.
+func storageOf(c Config) (storage, error) {
+	switch {
+	case c.Store == SQLite:
+		return storage{folder: "registry"}, nil
+	case c.MongoDBURI == "":
+		return storage{folder: "registry-mongodb", standin: true}, nil
+	}
+	store, err := splitCredentials(c.MongoDBURI)
+	sum := sha256.Sum256([]byte(store.uri))
+	store.folder = "registry-mongodb-" + hex.EncodeToString(sum[:4])
+	return store, err
+}
+
+// Folder has what belongs to the registries' store and is of no use with another:
+// the secrets of its first start and, for SQLite, the data. Each store has its own.
+func (s *System) Folder() string { return s.path(s.store.folder) }
+
+// startKeeper starts the stand-in that is the store, if it is one.
+func (s *System) startKeeper(ctx context.Context) error {
+	if !s.store.standin {
+		return nil
+	}
+	data := s.path("store-mongodb")
+	if _, err := os.Stat(s.Folder()); errors.Is(err, os.ErrNotExist) {
+		// What is there is of a first start that was interrupted: nobody has the
+		// passwords of its users.
+		if err := os.RemoveAll(data); err != nil {
+			return fmt.Errorf("first start: %w", err)
+		}
+	}
+	keeper, err := s.startStandin(Keeper, data)
+	if err != nil {
+		return err
+	}
+	uri, err := s.standinUp(ctx, keeper)
+	s.store.uri = strings.TrimSuffix(uri, "/") + "/almanac"
+	return err
+}
+
+// splitCredentials takes user and password out of a URI, for they belong into a
+// file that nobody else can read.
+func splitCredentials(uri string) (storage, error) {
+	scheme, rest, ok := strings.Cut(uri, "://")
+	if !ok || scheme != "mongodb" && scheme != "mongodb+srv" {
+		return storage{}, errors.New("ALMANAC_MONGODB_URI must begin with mongodb:// or mongodb+srv://")
+	}
+	hosts, after, _ := strings.Cut(rest, "/")
+	at := strings.LastIndexByte(hosts, '@')
+	if at < 0 {
+		return storage{uri: uri}, nil
+	}
+	store := storage{uri: scheme + "://" + hosts[at+1:] + "/" + after}
+	username, password, _ := strings.Cut(hosts[:at], ":")
+	var err1, err2 error
+	store.username, err1 = url.PathUnescape(username)
+	store.password, err2 = url.PathUnescape(password)
+	if err1 != nil || err2 != nil {
+		return storage{}, errors.New("ALMANAC_MONGODB_URI: the user or the password is not percent-encoded as it must be in a URI")
+	}
+	return store, nil
+}
+
+// registrySettings configures a registry on the store whose folder this is.
 func (s *System) registrySettings(folder string) map[string]any {
-	return map[string]any{
+	settings := map[string]any{
 		"store":               "sqlite:" + filepath.Join(folder, "store"),
 		"executor_token_file": filepath.Join(folder, tokenFile),
 		"plaintext":           true,
 	}
+	if s.store.uri != "" {
+		settings["store"] = s.store.uri
+		if s.store.standin { // it is no replica set
+			settings["store_allow_standalone"] = true
+		}
+		if s.store.username != "" {
+			settings["store_username"] = s.store.username
+			settings["store_password_file"] = s.path("run", passwordFile)
+		}
+	}
+	return settings
 }
 
-// prepare makes the registry's folder with its secrets at the first start, and
+// prepare makes the store's folder with its secrets at the first start, and
 // reads them. The folder gets its name only when it is complete, so that an
 // interrupted first start is simply made again.
 func (s *System) prepare(ctx context.Context) (secrets, error) {
-	folder := s.path("registry")
+	if s.store.username != "" {
+		if err := os.WriteFile(s.path("run", passwordFile), []byte(s.store.password+"\n"), 0o600); err != nil {
+			return secrets{}, err
+		}
+	}
+	folder := s.Folder()
 	if _, err := os.Stat(folder); errors.Is(err, os.ErrNotExist) {
 		s.First = true
 		begun := folder + ".begun"

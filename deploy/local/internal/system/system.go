@@ -1,6 +1,6 @@
-// Package system starts a whole Almanac on one machine as real processes: a
-// registry, executors, and a stand-in for a MongoDB server. The one-command
-// local run, the whole-system tests and the benchmarks share it.
+// Package system starts a whole Almanac on one machine as real processes:
+// registries, executors, and stand-ins for MongoDB servers. The one-command local
+// run, the whole-system tests and the benchmarks share it.
 package system
 
 import (
@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,10 +23,20 @@ import (
 	"github.com/almanac-scheduler/almanac/deploy/local/internal/supervise"
 )
 
-// Names of the processes; executors are executor-1 and so on.
+// Names of processes. Registry is the first of registry-1 and so on; executors are
+// called likewise. Standin has the sample data, Keeper is the stand-in in which
+// the registries keep theirs. They are two, so that a slow query of a job delays
+// no registry.
 const (
 	Registry = "registry-1"
 	Standin  = "standin"
+	Keeper   = "store"
+)
+
+// Stores that registries may keep their data in.
+const (
+	SQLite  = "sqlite"
+	MongoDB = "mongodb"
 )
 
 // Database is where the stand-in keeps the sample data.
@@ -40,9 +51,9 @@ const (
 	pollEvery     = 20 * time.Millisecond
 	executorGrace = 3 * time.Second // for runs
 	// After the beginning of the end, which is over within 10 s.
-	executorsEnd = 4 * time.Second
-	registryEnd  = 7500 * time.Millisecond
-	standinEnd   = 9500 * time.Millisecond
+	executorsEnd  = 4 * time.Second
+	registriesEnd = 7500 * time.Millisecond
+	standinsEnd   = 9500 * time.Millisecond
 )
 
 // Config says what to start. Zero values are fine where nothing is said.
@@ -51,16 +62,26 @@ type Config struct {
 	Bin string
 	// Dir is the data folder (required), made when missing.
 	Dir string
-	// HTTPAddr and GRPCAddr are the registry's addresses; 127.0.0.1:0, which
-	// picks free ports, when empty.
+	// HTTPAddr and GRPCAddr are the first registry's addresses; 127.0.0.1:0, which
+	// picks free ports, when empty. The other registries always have free ports.
 	HTTPAddr, GRPCAddr string
-	// Executors is how many executors are started.
+	// Store is SQLite (also when empty) or MongoDB. The data of the two are kept
+	// apart.
+	Store string
+	// MongoDBURI names the server, and database, for the store MongoDB; a stand-in
+	// is started when it is empty.
+	MongoDBURI string
+	// Replicas is how many registries are started, one when 0; SQLite serves one.
+	Replicas int
+	// Executors is how many executors are started, each connected to all registries.
 	Executors int
 	// Standin adds the MongoDB stand-in with sample data; without it the
 	// executors offer no template that needs a database.
 	Standin bool
-	// Registry and Executor are more settings for their configuration files.
+	// Registry and Executor are more settings for their configuration files, Each
+	// for that of the one process with this name.
 	Registry, Executor map[string]any
+	Each               map[string]map[string]any
 	// Event hears of every start and end of a process, from several goroutines.
 	Event func(supervise.Event)
 	// ExecutorsLater leaves the executors to StartExecutors.
@@ -81,23 +102,37 @@ type Users struct {
 	User       User `json:"user"`
 }
 
+// Endpoint is where a registry answers.
+type Endpoint struct {
+	// Name is the process's.
+	Name string `json:"name"`
+	// HTTP is the base of the REST API, such as http://127.0.0.1:8080; GRPC is
+	// host:port.
+	HTTP string `json:"http"`
+	GRPC string `json:"grpc"`
+}
+
 // System is a running system. Its exported fields do not change after Start.
 type System struct {
-	// HTTP is the base of the REST API, such as http://127.0.0.1:8080; GRPC is
-	// host:port; MongoDB is the stand-in's URI, or empty.
-	HTTP, GRPC, MongoDB string
+	// Endpoint is the first registry.
+	Endpoint
+	// Registries are all of them.
+	Registries []Endpoint
+	// MongoDB is the URI of the stand-in with sample data, or empty.
+	MongoDB string
 	// Users may use the API.
 	Users Users
 	// First says that the registry's data were made by this start.
 	First bool
 
 	config Config
+	store  storage   // complete once the servers have started
 	health []*health // of the executors
 
 	mu        sync.Mutex
 	processes []*supervise.Process // in the order of their start
-	// What Args use at the next start of a process.
-	httpAddr, grpcAddr, mongoAddr string
+	// What processes listen on at their next start, by what for.
+	addresses map[string]string
 }
 
 // health keeps the address of an executor's probes: a free one for each start.
@@ -117,13 +152,24 @@ func Start(ctx context.Context, config Config) (_ *System, err error) {
 	if config.GRPCAddr == "" {
 		config.GRPCAddr = "127.0.0.1:0"
 	}
+	if config.Store == "" {
+		config.Store = SQLite
+	}
+	if config.Replicas == 0 {
+		config.Replicas = 1
+	}
+	if err := config.check(); err != nil {
+		return nil, err
+	}
 	if config.Event == nil {
 		config.Event = func(supervise.Event) {}
 	}
 	if config.Dir, err = filepath.Abs(config.Dir); err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
-	s := &System{config: config, httpAddr: config.HTTPAddr, grpcAddr: config.GRPCAddr, mongoAddr: "127.0.0.1:0"}
+	s := &System{config: config, addresses: map[string]string{
+		httpOf(Registry): config.HTTPAddr, grpcOf(Registry): config.GRPCAddr,
+	}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Stop())
@@ -137,11 +183,9 @@ func Start(ctx context.Context, config Config) (_ *System, err error) {
 	if err := s.free(ctx); err != nil {
 		return nil, err
 	}
-	secrets, err := s.prepare(ctx)
-	if err != nil {
+	if s.store, err = storageOf(config); err != nil {
 		return nil, err
 	}
-	s.Users = secrets.Users
 	if err := s.startServers(ctx); err != nil {
 		return nil, err
 	}
@@ -149,6 +193,20 @@ func Start(ctx context.Context, config Config) (_ *System, err error) {
 		return s, nil
 	}
 	return s, s.StartExecutors(ctx)
+}
+
+// check refuses what cannot work, with the remedy.
+func (c *Config) check() error {
+	switch {
+	case c.Store != SQLite && c.Store != MongoDB:
+		return fmt.Errorf("the store is %q: choose %s or %s (--store or ALMANAC_STORE)", c.Store, SQLite, MongoDB)
+	case c.Replicas < 1:
+		return fmt.Errorf("%d registries cannot serve anybody: ask for at least 1 (--replicas or ALMANAC_REPLICAS)", c.Replicas)
+	case c.Replicas > 1 && c.Store == SQLite:
+		return fmt.Errorf("%d registries cannot share SQLite, whose files only one process may keep open: "+
+			"ask for 1 (--replicas or ALMANAC_REPLICAS), or for the store mongodb (--store or ALMANAC_STORE)", c.Replicas)
+	}
+	return nil
 }
 
 func (s *System) path(parts ...string) string {
@@ -175,10 +233,10 @@ func Lock(dir string) (unlock func(), err error) {
 	return func() { file.Close() }, nil
 }
 
-// free checks that the registry's addresses can be had, to say clearly which
-// one cannot.
+// free checks that the first registry's addresses can be had, to say clearly
+// which one cannot.
 func (s *System) free(ctx context.Context) error {
-	for _, one := range []struct{ address, variable string }{{s.httpAddr, "ALMANAC_HTTP_ADDR"}, {s.grpcAddr, "ALMANAC_GRPC_ADDR"}} {
+	for _, one := range []struct{ address, variable string }{{s.config.HTTPAddr, "ALMANAC_HTTP_ADDR"}, {s.config.GRPCAddr, "ALMANAC_GRPC_ADDR"}} {
 		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", one.address)
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return fmt.Errorf("%s is taken by another program: end it, or choose another address, such as %s=127.0.0.1:0 (port 0 picks a free one)", one.address, one.variable)
@@ -196,63 +254,104 @@ func (s *System) startServers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	var standin *supervise.Process
+	var err error
 	if s.config.Standin {
-		var err error
-		standin, err = s.start(Standin, "standin", func() []string {
-			return []string{"--listen", s.current(&s.mongoAddr), "--data", s.path("standin"), "--ready-file", s.path("run", "standin.ready"), "--seed", Database}
-		})
-		if err != nil {
+		if standin, err = s.startStandin(Standin, s.path("standin"), "--seed", Database); err != nil {
 			return err
 		}
 	}
-	settings := s.registrySettings(s.path("registry"))
-	ready := s.path("run", "registry.ready")
-	if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := s.startKeeper(ctx); err != nil {
 		return err
 	}
-	settings["ready_file"], settings["name"] = ready, Registry
-	for name, value := range s.config.Registry {
-		settings[name] = value
-	}
-	file := s.path("run", "registry.json")
-	if err := writeJSON(file, settings); err != nil {
-		return err
-	}
-	registry, err := s.start(Registry, "registry", func() []string {
-		return []string{"serve", "--config", file, "--http-addr", s.current(&s.httpAddr), "--grpc-addr", s.current(&s.grpcAddr)}
-	})
+	secrets, err := s.prepare(ctx)
 	if err != nil {
 		return err
 	}
-	if standin != nil {
-		if err := s.wait(ctx, standin, func() (err error) {
-			s.MongoDB, err = standinReady(s.path("run", "standin.ready"))
-			return err
-		}); err != nil {
+	s.Users = secrets.Users
+	registries := make([]*supervise.Process, s.config.Replicas)
+	for i := range registries {
+		if registries[i], err = s.startRegistry("registry-" + strconv.Itoa(i+1)); err != nil {
 			return err
 		}
-		s.pin(&s.mongoAddr, strings.TrimSuffix(strings.TrimPrefix(s.MongoDB, "mongodb://"), "/"))
-		standin.Release()
 	}
+	if standin != nil {
+		if s.MongoDB, err = s.standinUp(ctx, standin); err != nil {
+			return err
+		}
+	}
+	for _, registry := range registries {
+		if err := s.registryUp(ctx, registry); err != nil {
+			return err
+		}
+	}
+	s.Endpoint = s.Registries[0]
+	return nil
+}
+
+// startStandin starts a stand-in for a MongoDB server; see standinUp.
+func (s *System) startStandin(name, data string, more ...string) (*supervise.Process, error) {
+	return s.start(name, "standin", func() []string {
+		return append([]string{"--listen", s.current(mongoOf(name)), "--data", data, "--ready-file", s.path("run", name+".ready")}, more...)
+	})
+}
+
+// standinUp waits until the stand-in serves, and returns its URI.
+func (s *System) standinUp(ctx context.Context, standin *supervise.Process) (uri string, err error) {
+	if err := s.wait(ctx, standin, func() (err error) {
+		uri, err = standinReady(s.path("run", standin.Name()+".ready"))
+		return err
+	}); err != nil {
+		return "", err
+	}
+	// A restarted one keeps its port.
+	s.pin(mongoOf(standin.Name()), strings.TrimSuffix(strings.TrimPrefix(uri, "mongodb://"), "/"))
+	standin.Release()
+	return uri, nil
+}
+
+// startRegistry starts a registry on the store; see registryUp.
+func (s *System) startRegistry(name string) (*supervise.Process, error) {
+	settings := s.registrySettings(s.Folder())
+	if err := os.Remove(s.readyFile(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	settings["ready_file"], settings["name"] = s.readyFile(name), name
+	maps.Copy(settings, s.config.Registry)
+	maps.Copy(settings, s.config.Each[name])
+	file := s.path("run", name+".json")
+	if err := writeJSON(file, settings); err != nil {
+		return nil, err
+	}
+	return s.start(name, "registry", func() []string {
+		return []string{"serve", "--config", file, "--http-addr", s.current(httpOf(name)), "--grpc-addr", s.current(grpcOf(name))}
+	})
+}
+
+func (s *System) readyFile(registry string) string { return s.path("run", registry+".ready") }
+
+// registryUp waits until the registry is ready, and notes where it answers.
+func (s *System) registryUp(ctx context.Context, registry *supervise.Process) error {
+	at := Endpoint{Name: registry.Name()}
 	if err := s.wait(ctx, registry, func() error {
 		var addresses struct{ HTTP, GRPC string }
-		content, err := os.ReadFile(ready)
+		content, err := os.ReadFile(s.readyFile(at.Name))
 		if err != nil {
 			return err
 		}
 		if err := json.Unmarshal(content, &addresses); err != nil {
 			return err
 		}
-		if s.HTTP, s.GRPC = "http://"+addresses.HTTP, addresses.GRPC; addresses.HTTP == "" {
+		if at.HTTP, at.GRPC = "http://"+addresses.HTTP, addresses.GRPC; addresses.HTTP == "" {
 			return errors.New("its ready file names no address")
 		}
-		return (&rest.Client{Base: s.HTTP}).Ready(ctx)
+		return (&rest.Client{Base: at.HTTP}).Ready(ctx)
 	}); err != nil {
 		return err
 	}
 	// A restarted registry keeps its ports.
-	s.pin(&s.httpAddr, strings.TrimPrefix(s.HTTP, "http://"))
-	s.pin(&s.grpcAddr, s.GRPC)
+	s.pin(httpOf(at.Name), strings.TrimPrefix(at.HTTP, "http://"))
+	s.pin(grpcOf(at.Name), at.GRPC)
+	s.Registries = append(s.Registries, at)
 	registry.Release()
 	return nil
 }
@@ -269,7 +368,7 @@ func standinReady(path string) (uri string, err error) {
 	return uri, nil
 }
 
-// StartExecutors starts the executors and returns when all are welcome at the
+// StartExecutors starts the executors and returns when each is welcome at a
 // registry. To be called once, and only after a Start with ExecutorsLater.
 func (s *System) StartExecutors(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
@@ -292,10 +391,14 @@ func (s *System) StartExecutors(ctx context.Context) error {
 
 func (s *System) startExecutor(ctx context.Context, number int) (*supervise.Process, error) {
 	name := "executor-" + strconv.Itoa(number)
+	var registries []string
+	for _, registry := range s.Registries {
+		registries = append(registries, registry.GRPC)
+	}
 	settings := map[string]any{
-		"registries": []string{s.GRPC},
+		"registries": registries,
 		"plaintext":  true,
-		"token_file": s.path("registry", tokenFile),
+		"token_file": filepath.Join(s.Folder(), tokenFile),
 		"name":       name,
 		"runner":     filepath.Join(s.config.Bin, "runner"),
 		"grace":      executorGrace.String(),
@@ -313,9 +416,8 @@ func (s *System) startExecutor(ctx context.Context, number int) (*supervise.Proc
 			"ticket_cleanup":   map[string]any{"collection": []string{"tickets"}},
 		}
 	}
-	for name, value := range s.config.Executor {
-		settings[name] = value
-	}
+	maps.Copy(settings, s.config.Executor)
+	maps.Copy(settings, s.config.Each[name])
 	file := s.path("run", name+".json")
 	if err := writeJSON(file, settings); err != nil {
 		return nil, err
@@ -427,16 +529,25 @@ func LastWords(path string) string {
 	return text[strings.LastIndexByte(text, '\n')+1:]
 }
 
-func (s *System) current(address *string) string {
+// What an address of a process is for.
+func httpOf(process string) string  { return process + " HTTP" }
+func grpcOf(process string) string  { return process + " gRPC" }
+func mongoOf(process string) string { return process + " MongoDB" }
+
+// current is what to listen on: any free port until one was pinned.
+func (s *System) current(what string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return *address
+	if address := s.addresses[what]; address != "" {
+		return address
+	}
+	return "127.0.0.1:0"
 }
 
-func (s *System) pin(address *string, actual string) {
+func (s *System) pin(what, address string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	*address = actual
+	s.addresses[what] = address
 }
 
 // Process returns the process of that name, or nil.
@@ -463,10 +574,12 @@ func (s *System) PIDs() map[string]int {
 	return ids
 }
 
-// Ready returns nil when the registry and all executors say that they work.
+// Ready returns nil when all registries and executors say that they work.
 func (s *System) Ready(ctx context.Context) error {
-	if err := (&rest.Client{Base: s.HTTP}).Ready(ctx); err != nil {
-		return fmt.Errorf("%s: %w", Registry, err)
+	for _, registry := range s.Registries {
+		if err := (&rest.Client{Base: registry.HTTP}).Ready(ctx); err != nil {
+			return fmt.Errorf("%s: %w", registry.Name, err)
+		}
 	}
 	for i, executor := range s.health {
 		if err := executor.ready(ctx); err != nil {
@@ -476,13 +589,13 @@ func (s *System) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Client returns a REST client that acts as the user.
-func (s *System) Client(user User) *rest.Client {
-	return &rest.Client{Base: s.HTTP, Token: user.Token}
+// Client returns a REST client of the registry that acts as the user.
+func (e Endpoint) Client(user User) *rest.Client {
+	return &rest.Client{Base: e.HTTP, Token: user.Token}
 }
 
 // Stop ends all processes within 10 s: executors first, so that what they run
-// can end and be reported, then the registry and the stand-in. The error names
+// can end and be reported, then the registries and the stand-ins. The error names
 // those that had to be killed. No process is left, whatever it returns. It may
 // be called again.
 func (s *System) Stop() error {
@@ -491,7 +604,9 @@ func (s *System) Stop() error {
 	s.processes = nil
 	s.mu.Unlock()
 	begun := time.Now()
-	isExecutor := func(p *supervise.Process) bool { return strings.HasPrefix(p.Name(), "executor-") }
+	are := func(kind string) func(*supervise.Process) bool {
+		return func(p *supervise.Process) bool { return strings.HasPrefix(p.Name(), kind) }
+	}
 	stop := func(after time.Duration, which func(*supervise.Process) bool) error {
 		grace := after - time.Since(begun)
 		var group sync.WaitGroup
@@ -505,9 +620,9 @@ func (s *System) Stop() error {
 		return errors.Join(failures...)
 	}
 	err := errors.Join(
-		stop(executorsEnd, isExecutor),
-		stop(registryEnd, func(p *supervise.Process) bool { return p.Name() == Registry }),
-		stop(standinEnd, func(p *supervise.Process) bool { return p.Name() == Standin }),
+		stop(executorsEnd, are("executor-")),
+		stop(registriesEnd, are("registry-")),
+		stop(standinsEnd, are("")),
 	)
 	return err
 }

@@ -142,12 +142,12 @@ func TestFirstStartIsMadeAgain(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(begun, secretsFile), []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := &System{config: Config{Dir: dir, Bin: fakes(t, map[string]string{"registry": cli})}}
+	s := &System{config: Config{Dir: dir, Bin: fakes(t, map[string]string{"registry": cli})}, store: storage{folder: "registry"}}
 	made, err := s.prepare(t.Context())
 	if err != nil || !s.First || made.Users.Admin.Username != "admin" || made.Users.Admin.Token != "alm_token" || len(made.Users.Admin.Password) < 20 {
 		t.Fatalf("%+v, %v", made, err)
 	}
-	next := &System{config: s.config}
+	next := &System{config: s.config, store: s.store}
 	if again, err := next.prepare(t.Context()); err != nil || next.First || again != made {
 		t.Errorf("the next start: %+v, %v", again, err)
 	}
