@@ -25,7 +25,9 @@ func lookup(env map[string]string) func(string) (string, bool) {
 func TestFlagsOverEnvironmentOverFile(t *testing.T) {
 	token := write(t, "token", "secret")
 	path := write(t, "config.yaml", `
-registries: [file:1]
+registries: [file:1, file:2]
+labels: {zone: b}
+bench_noop_max_concurrency: 3
 name: from the file
 slots: 1
 grace: 10s
@@ -45,10 +47,11 @@ allow:
 		t.Fatal(err)
 	}
 	want := Defaults()
-	want.Registries, want.Name, want.Slots, want.Grace, want.Plaintext = []string{"file:1"}, "from the environment", 3, 10*time.Second, true
+	want.Registries, want.Name, want.Slots, want.Grace, want.Plaintext = []string{"file:1", "file:2"}, "from the environment", 3, 10*time.Second, true
 	want.Connections = map[string]Connection{"main": {Kind: "mongodb", URIFile: "/run/secrets/uri", Database: "app"}}
 	want.Allow = map[string]map[string][]string{"database_cleanup": {"collection": {"users", "logs"}}}
 	want.Labels = map[string]string{"zone": "a", "disk": "ssd"}
+	want.BenchNoopMaxConcurrency = 3
 	want.TokenFile, want.BenchNoop, want.InProcess = token, true, []string{"test_scheduler", "other"}
 	if !reflect.DeepEqual(config, want) {
 		t.Errorf("config %+v\nwant   %+v", config, want)
@@ -73,8 +76,8 @@ func TestBadConfigNamesTheField(t *testing.T) {
 		file  string
 		want  string
 	}{
-		{name: "no registry", flags: map[string]string{"registries": ""}, want: "registries: must be exactly one address"},
-		{name: "two registries", flags: map[string]string{"registries": "a:1,b:1"}, want: "registries: must be exactly one address, host:port, but are 2"},
+		{name: "no registry", flags: map[string]string{"registries": ""}, want: "registries: is required"},
+		{name: "no host", flags: map[string]string{"registries": "a:1,:1"}, want: `registries: ":1" must be host:port`},
 		{name: "no port", flags: map[string]string{"registries": "here"}, want: `registries: "here" must be host:port`},
 		{name: "no token", flags: map[string]string{"token-file": ""}, want: "token_file: is required"},
 		{name: "token missing", flags: map[string]string{"token-file": token + "x"}, want: "token_file: token file: open"},
@@ -85,6 +88,12 @@ func TestBadConfigNamesTheField(t *testing.T) {
 		{name: "grace a number", env: map[string]string{"ALMANAC_EXECUTOR_GRACE": "30"}, want: "ALMANAC_EXECUTOR_GRACE: must be a duration"},
 		{name: "switch", env: map[string]string{"ALMANAC_EXECUTOR_PLAINTEXT": "maybe"}, want: "ALMANAC_EXECUTOR_PLAINTEXT: must be true or false"},
 		{name: "labels", flags: map[string]string{"labels": "zone"}, want: `--labels: "zone" must be key=value`},
+		{name: "label twice", flags: map[string]string{"labels": "zone=a,disk=ssd,zone=b"}, want: `--labels: zone is given twice, as "a" and "b"`},
+		{name: "label key", flags: map[string]string{"labels": "zo ne=a"}, want: `labels: the key "zo ne" must have 1 to 63 letters, digits and . _ / -`},
+		{name: "label value", flags: map[string]string{"labels": "zone=a|b"}, want: `labels: the value "a|b" of zone must have`},
+		{name: "empty label value", env: map[string]string{"ALMANAC_EXECUTOR_LABELS": "zone="}, want: `labels: the value "" of zone must have`},
+		{name: "long label", file: "labels: {" + strings.Repeat("k", 64) + ": a}", want: "must have 1 to 63 letters"},
+		{name: "noop limit", flags: map[string]string{"bench-noop-max-concurrency": "-1"}, want: "bench_noop_max_concurrency: must be between 0"},
 		{name: "memory", flags: map[string]string{"memory-mb": "10"}, want: "memory_mb: must be 0 for unlimited, or between 64"},
 		{name: "name", flags: map[string]string{"name": " "}, want: "name: must not be empty"},
 		{name: "runner", flags: map[string]string{"runner": ""}, want: "runner: must name"},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -319,11 +320,17 @@ func TestSignals(t *testing.T) {
 	config := configured(t, r.serve(t))
 	command := Command()
 	command.SetArgs([]string{
-		"--registries", config.Registries[0], "--token-file", config.TokenFile, "--plaintext", "--runner", program, "--log-level", "error", "--bench-noop",
+		"--registry", config.Registries[0], "--label", "zone=a", "--label=disk=ssd/2", "--token-file", config.TokenFile, "--plaintext", "--runner", program, "--log-level", "error", "--bench-noop", "--bench-noop-max-concurrency=3",
 	})
 	done := make(chan error, 1)
 	go func() { done <- command.ExecuteContext(t.Context()) }()
-	<-r.hello
+	hello := <-r.hello
+	if labels := hello.GetLabels(); !maps.Equal(labels, map[string]string{"zone": "a", "disk": "ssd/2"}) {
+		t.Errorf("labels %v", labels)
+	}
+	if limit := hello.GetTemplates()[0].GetMaxConcurrency(); limit != 3 {
+		t.Errorf("%s may run %d times at once", hello.GetTemplates()[0].GetType(), limit)
+	}
 	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

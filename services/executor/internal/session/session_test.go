@@ -1,10 +1,12 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -142,29 +144,54 @@ func (h *hands) Run(ctx context.Context, run *runner.Run, report template.Report
 	}
 }
 
-// played is a running session with both of its neighbours.
+// played is a running session with its neighbours.
 type played struct {
 	*Session
-	registry *fakeRegistry
-	hands    *hands
-	logs     *observer.ObservedLogs
-	drain    chan struct{}
-	cancel   context.CancelFunc
-	done     chan error
-	dials    int
-	refuse   error // while set, no connection is had
-	mu       sync.Mutex
+	registry   *fakeRegistry // the first one
+	registries []*fakeRegistry
+	hands      *hands
+	logs       *observer.ObservedLogs
+	drain      chan struct{}
+	cancel     context.CancelFunc
+	done       chan error
+
+	mu     sync.Mutex
+	names  map[string][]netip.Addr // by host; none is an error
+	dials  map[string]int          // by address
+	refuse error                   // while set, no connection is had
 }
 
-// play runs a session inside a synctest bubble.
+// at is the address of the i-th registry, from 0.
+func at(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}) }
+
+// resolve changes what a host's addresses are.
+func (p *played) resolve(host string, addresses ...netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.names[host] = addresses
+}
+
+// dialled says how often an address was.
+func (p *played) dialled(a netip.Addr) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dials[net.JoinHostPort(a.String(), "9090")]
+}
+
+// play runs a session inside a synctest bubble, with three registries, of which
+// it is told the first.
 func play(t *testing.T, change func(*Config), test func(*testing.T, *played)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		registry := newFakeRegistry(t)
 		core, logs := observer.New(zapcore.InfoLevel)
-		p := &played{registry: registry, hands: &hands{began: make(chan *job, 100)}, logs: logs, drain: make(chan struct{}), done: make(chan error, 1)}
+		p := &played{names: map[string][]netip.Addr{}, dials: map[string]int{}, hands: &hands{began: make(chan *job, 100)}, logs: logs, drain: make(chan struct{}), done: make(chan error, 1)}
+		for i := range 3 {
+			p.registries = append(p.registries, newFakeRegistry(t))
+			p.names[at(i).String()] = []netip.Addr{at(i)}
+		}
+		p.registry = p.registries[0]
 		config := Config{
-			Registry: "passthrough:///fake", TLS: rpc.TLS{Plaintext: true}, Token: rpc.Token("secret"), Host: "host-1", Version: "1",
+			Registries: []string{"10.0.0.1:9090"}, TLS: rpc.TLS{Plaintext: true}, Token: rpc.Token("secret"), Host: "host-1", Version: "1",
 			Templates: []Template{
 				{Descriptor: template.Descriptor{Type: idem, Version: 1, Idempotent: true}, Schema: map[string]any{}, Isolation: []string{"process"}},
 				{Descriptor: template.Descriptor{Type: single, Version: 1}, Schema: map[string]any{}},
@@ -172,6 +199,14 @@ func play(t *testing.T, change func(*Config), test func(*testing.T, *played)) {
 			Slots: 2, Runner: p.hands, LogLines: 100, LogBytes: 1 << 20, Grace: 30 * time.Second, SettleTime: 5 * time.Second,
 			Logger: zap.New(core), Now: time.Now,
 			After: func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop },
+			Lookup: func(_ context.Context, host string) ([]netip.Addr, error) {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				if len(p.names[host]) == 0 {
+					return nil, errors.New("no such host")
+				}
+				return p.names[host], nil
+			},
 		}
 		if change != nil {
 			change(&config)
@@ -184,16 +219,18 @@ func play(t *testing.T, change func(*Config), test func(*testing.T, *played)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		options = append(options, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+		options = append(options, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			p.dials++
-			if p.refuse != nil {
-				return nil, p.refuse
+			p.dials[address]++
+			for i, registry := range p.registries {
+				if p.refuse == nil && address == net.JoinHostPort(at(i).String(), "9090") {
+					return registry.listener.DialContext(ctx)
+				}
 			}
-			return registry.listener.DialContext(ctx)
+			return nil, cmp.Or(p.refuse, errors.New("no route to "+address))
 		}))
-		s.dial = func(ctx context.Context) (stream, error) { return dial(ctx, config.Registry, options) }
+		s.dial = func(ctx context.Context, to place) (transport, error) { return dial(ctx, to, "", options) }
 		p.Session = s
 		ctx, cancel := context.WithCancel(t.Context())
 		p.cancel = cancel
@@ -205,7 +242,9 @@ func play(t *testing.T, change func(*Config), test func(*testing.T, *played)) {
 		test(t, p)
 		cancel()
 		<-ended
-		registry.server.Stop()
+		for _, registry := range p.registries {
+			registry.server.Stop()
+		}
 	})
 }
 
@@ -323,8 +362,7 @@ func TestReconnectResends(t *testing.T) {
 		b := <-p.registry.arrivals
 		second := b.welcome(t)
 		h := second.GetHello()
-		if h.GetSession() != first.GetHello().GetSession() || h.GetStream() == first.GetHello().GetStream() ||
-			!slices.Equal(h.GetClosedStreams(), []string{first.GetHello().GetStream()}) {
+		if h.GetSession() != first.GetHello().GetSession() || h.GetStream() != "2" || !slices.Equal(h.GetHoldings().GetOpenStreams(), []string{"2"}) {
 			t.Errorf("hello %v after %v", h, first.GetHello())
 		}
 		if !slices.Equal(names(h.GetHeld()), []string{"ended/1", "running/1"}) || !hasResult(second) || len(second.GetLogs()) != 1 || second.GetCredits() != 0 {
@@ -500,13 +538,14 @@ func TestBackOff(t *testing.T) {
 		a := <-p.registry.arrivals
 		a.welcome(t)
 		p.mu.Lock()
-		p.refuse, p.dials = refusal, 0
+		p.refuse = refusal
+		clear(p.dials)
 		p.mu.Unlock()
 		a.end <- status.Error(codes.Unavailable, "gone")
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
+		dials := p.dialled(at(0))
 		p.mu.Lock()
-		dials := p.dials
 		p.refuse = nil
 		p.mu.Unlock()
 		// 0.1, 0.2, 0.4, 0.8, 1.6 and then 2 s, each less up to half.
@@ -591,7 +630,8 @@ func benchmarkSession(b *testing.B, work Runner) {
 	go func() { _ = server.Serve(listener) }()
 	defer server.Stop()
 	s, err := New(Config{
-		Registry: "passthrough:///fake", TLS: rpc.TLS{Plaintext: true}, Host: "h", Templates: []Template{{Descriptor: template.Descriptor{Type: idem, Idempotent: true}, Quiet: true}},
+		Registries: []string{"10.0.0.1:9090"}, Lookup: func(context.Context, string) ([]netip.Addr, error) { return []netip.Addr{at(0)}, nil },
+		TLS: rpc.TLS{Plaintext: true}, Host: "h", Templates: []Template{{Descriptor: template.Descriptor{Type: idem, Idempotent: true}, Quiet: true}},
 		Slots: 4096, Runner: work, LogLines: 1, LogBytes: 1, Logger: zap.NewNop(), Now: time.Now,
 		After: func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop },
 	})
@@ -603,7 +643,7 @@ func benchmarkSession(b *testing.B, work Runner) {
 		b.Fatal(err)
 	}
 	dialOptions = append(dialOptions, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
-	s.dial = func(ctx context.Context) (stream, error) { return dial(ctx, "passthrough:///fake", dialOptions) }
+	s.dial = func(ctx context.Context, to place) (transport, error) { return dial(ctx, to, "", dialOptions) }
 	ctx, cancel := context.WithCancel(b.Context())
 	ended := make(chan struct{})
 	b.ReportAllocs()

@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -19,9 +17,11 @@ import (
 	almanacv1 "github.com/almanac-scheduler/almanac/proto/gen/almanac/v1"
 )
 
-// bench holds a state whose work is done by the test.
+// bench holds a state whose work is done by the test. Its own methods are about
+// the stream that was opened last.
 type bench struct {
 	*state
+	st     *stream
 	t      *testing.T
 	now    time.Time
 	number int64
@@ -78,13 +78,16 @@ func (b *bench) assignment(execution string, token int64, templateType string) *
 // connect opens a stream, and returns the first frame.
 func (b *bench) connect() *almanacv1.LeaseRequest {
 	b.t.Helper()
-	b.opened(b.now)
-	first := b.frame(b.now)
-	b.received(&almanacv1.LeaseResponse{Welcome: &almanacv1.Welcome{Registry: "r", SessionTtlMilliseconds: 5000}}, b.now)
+	b.st = b.opened()
+	first := b.frame()
+	b.get(&almanacv1.LeaseResponse{Welcome: &almanacv1.Welcome{Registry: "r", SessionTtlMilliseconds: 5000}})
 	return first
 }
 
-func (b *bench) get(m *almanacv1.LeaseResponse) { b.received(m, b.now) }
+func (b *bench) get(m *almanacv1.LeaseResponse) { b.received(b.st, m, b.now) }
+func (b *bench) frame() *almanacv1.LeaseRequest { return b.state.frame(b.st, b.now) }
+func (b *bench) pending() bool                  { return b.state.pending(b.st) }
+func (b *bench) lost()                          { b.state.lost(b.st) }
 
 func (b *bench) assign(execution string, token int64, templateType string) {
 	b.get(&almanacv1.LeaseResponse{Assignments: []*almanacv1.Assignment{b.assignment(execution, token, templateType)}})
@@ -142,66 +145,253 @@ func started(f *almanacv1.LeaseRequest) []string {
 func TestHelloSaysWhatIsHeld(t *testing.T) {
 	b := newBench(t, 4)
 	first := b.connect()
-	if first.GetHello().GetSession() != "session-0" || first.GetHello().GetStream() != "id-1" || first.GetCredits() != 4 {
+	if h := first.GetHello(); h.GetSession() != "session-0" || h.GetStream() != "1" || h.GetSlots() != 4 || first.GetCredits() != 4 {
 		t.Fatalf("first frame %v", first)
 	}
 	b.assign("a", 1, idem)
 	b.assign("b", 1, single)
 	b.assign("c", 1, idem)
 	b.end("c", success)
-	if f := b.frame(b.now); f.GetCredits() != 0 || f.GetHello() != nil {
+	if f := b.frame(); f.GetCredits() != 0 || f.GetHello() != nil {
 		t.Errorf("frame %v, want neither hello nor credits", f)
 	}
 	b.lost()
 	second := b.connect()
-	b.expect("held", names(second.GetHello().GetHeld()), []string{"a/1", "b/1", "c/1"})
-	b.expect("closed streams", second.GetHello().GetClosedStreams(), []string{"id-1"})
+	h := second.GetHello()
+	b.expect("held", names(h.GetHeld()), []string{"a/1", "b/1", "c/1"})
+	b.expect("elsewhere", names(h.GetHoldings().GetElsewhere()), []string{})
+	b.expect("open streams", h.GetHoldings().GetOpenStreams(), []string{"2"})
+	if h.GetStream() != "2" || h.GetHoldings().GetLastStream() != 2 {
+		t.Errorf("hello %v, want the second stream", h)
+	}
 	b.expect("results", results(second), []string{"c/1 success "})
 	b.expect("started", started(second), []string{"a/1", "b/1"})
 	if second.GetCredits() != 1 {
 		t.Errorf("credits %d, want 1", second.GetCredits())
 	}
 	b.get(&almanacv1.LeaseResponse{Acknowledged: []*almanacv1.Lease{lease("c", 1)}})
-	if f := b.frame(b.now); f.GetCredits() != 1 {
+	if f := b.frame(); f.GetCredits() != 1 {
 		t.Errorf("credits %d after an acknowledgement, want 1", f.GetCredits())
 	}
-	b.lost()
-	b.expect("closed streams after a welcome", b.connect().GetHello().GetClosedStreams(), []string{"id-2"})
-}
-
-func TestClosedStreamsUntilWelcome(t *testing.T) {
-	b := newBench(t, 1)
-	b.connect()
-	for range 2 { // hello is sent, and no welcome comes
-		b.lost()
-		b.opened(b.now)
-		b.frame(b.now)
-	}
-	b.lost()
-	b.opened(b.now)
-	b.lost() // this one was never said
-	b.opened(b.now)
-	b.expect("closed", b.frame(b.now).GetHello().GetClosedStreams(), []string{"id-1", "id-2", "id-3"})
 }
 
 func TestDeadSession(t *testing.T) {
 	b := newBench(t, 2)
 	b.connect()
+	old := b.st
+	b.connect()
 	b.assign("a", 1, idem)
 	b.lost()
 	b.died()
-	first := b.connect()
-	if hello := first.GetHello(); hello.GetSession() == "session-0" || len(hello.GetClosedStreams()) != 0 {
-		t.Errorf("hello %v, want a new session without closed streams", hello)
+	if !old.closed || len(b.streams) != 0 || b.beater != nil {
+		t.Errorf("streams of the dead session are left: %v", b.streams)
 	}
-	b.expect("held", names(first.GetHello().GetHeld()), []string{"a/1"})
+	hello := b.connect().GetHello()
+	if hello.GetSession() == "session-0" || hello.GetStream() != "1" || hello.GetHoldings().GetLastStream() != 1 {
+		t.Errorf("hello %v, want a new session with a first stream", hello)
+	}
+	b.expect("open streams", hello.GetHoldings().GetOpenStreams(), []string{"1"})
+	b.expect("held", names(hello.GetHeld()), []string{"a/1"})
+	b.received(old, &almanacv1.LeaseResponse{Stale: []*almanacv1.Lease{lease("a", 1)}}, b.now)
+	if len(b.killed) != 0 {
+		t.Error("what a closed stream brought was acted on")
+	}
+}
+
+func TestWorkMovesWhenItsStreamCloses(t *testing.T) {
+	b := newBench(t, 4)
+	b.connect()
+	other := b.st
+	b.connect()
+	b.assign("run", 1, idem)
+	b.assign("wait", 1, single)
+	b.assign("end", 1, idem)
+	b.happened([]event{{attempt: b.work[0], line: &almanacv1.LogEntry{Message: "one"}}}, b.now)
+	b.end("end", success)
+	asked := b.frame().GetStarted()[1].GetAt().AsTime()
+	lost := b.st
+	b.lost()
+	b.received(lost, &almanacv1.LeaseResponse{Acknowledged: []*almanacv1.Lease{lease("end", 1)}}, b.now)
+	b.st = other
+	f := b.frame()
+	b.expect("results", results(f), []string{"end/1 success "})
+	b.expect("started", started(f), []string{"run/1", "wait/1"})
+	if len(f.GetLogs()) != 1 || len(f.GetHandedBack()) != 0 {
+		t.Errorf("frame %v, want the log said again", f)
+	}
+	for _, s := range f.GetStarted() {
+		if s.GetExecutionId() == "wait" && !s.GetAt().AsTime().Equal(asked) {
+			t.Errorf("started at %v, want the first %v", s.GetAt().AsTime(), asked)
+		}
+	}
+	beat := f.GetHeartbeat()
+	b.expect("held", names(beat.GetHeld()), []string{"end/1", "run/1", "wait/1"})
+	b.expect("open streams", beat.GetHoldings().GetOpenStreams(), []string{"1"})
+	if beat.GetHoldings().GetLastStream() != 2 || beat.GetReportOnly() || beat.GetRunning() != 3 {
+		t.Errorf("beat %v", beat)
+	}
+	b.now = b.now.Add(time.Second)
+	b.get(&almanacv1.LeaseResponse{Go: []*almanacv1.Go{{ExecutionId: "wait", Token: 1}}, Acknowledged: []*almanacv1.Lease{lease("end", 1)}})
+	b.expect("working", b.working(), []string{"run/1", "wait/1"})
+
+	// With no stream left it has no home; the next stream is one.
+	b.lost()
+	b.end("run", success)
+	b.happened([]event{{attempt: b.work[0], line: &almanacv1.LogEntry{Message: "alone"}}}, b.now)
+	f = b.connect()
+	b.expect("held", names(f.GetHello().GetHeld()), []string{"run/1", "wait/1"})
+	b.expect("results", results(f), []string{"run/1 success "})
+	if len(f.GetLogs()) != 2 {
+		t.Errorf("logs %v", f.GetLogs())
+	}
+}
+
+func TestWhatIsSaidOfOtherStreams(t *testing.T) {
+	b := newBench(t, 4)
+	b.connect()
+	one := b.st
+	b.assign("a", 1, idem)
+	hello := b.connect().GetHello()
+	b.expect("held", names(hello.GetHeld()), []string{})
+	b.expect("elsewhere", names(hello.GetHoldings().GetElsewhere()), []string{"a/1"})
+	b.expect("open streams", hello.GetHoldings().GetOpenStreams(), []string{"1", "2"})
+	b.assign("b", 1, idem)
+	b.now = b.now.Add(time.Second)
+	b.tick(b.now)
+	beat := b.frame().GetHeartbeat()
+	b.expect("held", names(beat.GetHeld()), []string{"b/1"})
+	b.expect("elsewhere", names(beat.GetHoldings().GetElsewhere()), []string{"a/1"})
+	if !beat.GetReportOnly() {
+		t.Error("two streams carry the beats")
+	}
+	b.st = one
+	beat = b.frame().GetHeartbeat()
+	b.expect("held", names(beat.GetHeld()), []string{"a/1"})
+	b.expect("elsewhere", names(beat.GetHoldings().GetElsewhere()), []string{"b/1"})
+	if beat.GetReportOnly() || beat.GetLastNumber() != 1 {
+		t.Errorf("beat %v", beat)
+	}
+}
+
+// TestAnyRegistryMaySpeak: what is said of a lease counts over any stream.
+func TestAnyRegistryMaySpeak(t *testing.T) {
+	b := newBench(t, 5)
+	b.connect()
+	for _, execution := range []string{"ack", "cancel", "stale"} {
+		b.assign(execution, 1, idem)
+	}
+	b.assign("go", 1, single)
+	b.end("ack", success)
+	b.frame()
+	first := b.st
+	b.connect()
+	b.get(&almanacv1.LeaseResponse{
+		Acknowledged: []*almanacv1.Lease{lease("ack", 1)}, Cancel: []*almanacv1.Lease{lease("cancel", 1)},
+		Stale: []*almanacv1.Lease{lease("stale", 1), lease("cancel", 2)}, Go: []*almanacv1.Go{{ExecutionId: "go", Token: 1}},
+	})
+	b.expect("working", b.working(), []string{"cancel/1", "go/1", "stale/1"})
+	if !errors.Is(b.killed["cancel/1"], runner.ErrCancelled) || !errors.Is(b.killed["stale/1"], errStale) || b.attempts["ack"] != nil {
+		t.Errorf("killed %v, held %v", b.killed, b.attempts)
+	}
+	b.end("cancel", nil)
+	if f := b.frame(); len(f.GetResults()) != 0 {
+		t.Errorf("frame %v: it is reported over the stream that it was assigned over", f)
+	}
+	b.st = first
+	b.expect("results", results(b.frame()), []string{"cancel/1 cancelled cancelled"})
+}
+
+func TestCreditsOnEachStream(t *testing.T) {
+	b := newBench(t, 2)
+	b.connect()
+	one := b.st
+	if f := b.connect(); f.GetCredits() != 2 {
+		t.Fatalf("credits %d on the second stream, want all free slots", f.GetCredits())
+	}
+	two := b.st
+	credits := func(st *stream) int32 { return b.state.frame(st, b.now).GetCredits() }
+	b.assign("a", 1, idem)
+	if c1, c2 := credits(one), credits(two); c1 != -1 || c2 != 0 {
+		t.Errorf("credits %d and %d, want one withdrawn from the other", c1, c2)
+	}
+	// Both registries fill the last slot at once, and the first one still uses
+	// what was withdrawn.
+	b.assign("b", 1, idem)
+	b.st = one
+	b.assign("c", 1, idem)
+	b.assign("d", 1, idem)
+	f := b.frame()
+	b.expect("handed back", names(f.GetHandedBack()), []string{"c/1", "d/1"})
+	if f.GetCredits() != 1 || one.granted != 0 {
+		t.Errorf("credits %d, want the one that it used and had lost", f.GetCredits())
+	}
+	if c := credits(two); c != 0 || two.granted != 0 {
+		t.Errorf("credits %d on the second stream, want none", c)
+	}
+	b.end("a", success)
+	b.get(&almanacv1.LeaseResponse{Acknowledged: []*almanacv1.Lease{lease("a", 1)}})
+	if c1, c2 := credits(one), credits(two); c1 != 1 || c2 != 1 {
+		t.Errorf("credits %d and %d, want the slot on both", c1, c2)
+	}
+}
+
+func TestBeatsMoveToAnotherStream(t *testing.T) {
+	b := newBench(t, 2)
+	var all []*stream
+	for range 3 {
+		b.connect()
+		all = append(all, b.st)
+	}
+	silent := b.opened() // not welcomed: it carries none
+	reports := func() (said []string) {
+		for i, st := range append(all, silent) {
+			switch beat := b.state.frame(st, b.now).GetHeartbeat(); {
+			case beat.GetReportOnly():
+				said = append(said, fmt.Sprint(i, " report"))
+			case beat != nil:
+				said = append(said, fmt.Sprint(i, " beat"))
+			}
+		}
+		return said
+	}
+	forward := func(d time.Duration) { b.now = b.now.Add(d); b.tick(b.now) }
+	forward(time.Second)
+	b.expect("first beats", reports(), []string{"0 beat", "1 report", "2 report"})
+	if at := b.tickAt(); !at.Equal(b.now.Add(time.Second)) {
+		t.Errorf("next tick at %v, want with the next beats", at)
+	}
+	forward(time.Second)
+	reports()
+	forward(time.Second)
+	reports()
+	if at := b.tickAt(); !at.Equal(b.now.Add(500 * time.Millisecond)) {
+		t.Errorf("next tick at %v, want when the answer is overdue", at)
+	}
+	forward(500 * time.Millisecond)
+	b.expect("half a TTL after the unanswered", reports(), []string{"1 beat"})
+	b.received(all[0], &almanacv1.LeaseResponse{Beat: true}, b.now)
+	if !b.unconfirmed.IsZero() || all[1].asked.IsZero() {
+		t.Error("a late answer confirms the session, and does not answer for the other stream")
+	}
+	b.state.lost(all[1])
+	b.expect("at once after its stream broke", reports(), []string{"0 report", "2 beat"})
+	b.state.lost(all[2])
+	b.expect("at once after another broke", reports(), []string{"0 beat"})
+	forward(5 * time.Second)
+	b.expect("the only one", reports(), []string{"0 beat"})
+	b.state.lost(all[0])
+	forward(5 * time.Second)
+	b.expect("none", reports(), nil)
+	if at := b.tickAt(); !at.IsZero() {
+		t.Errorf("next tick at %v, want never", at)
+	}
 }
 
 func TestHeartbeat(t *testing.T) {
 	b := newBench(t, 2)
 	b.connect()
 	b.assign("a", 3, idem)
-	b.frame(b.now)
+	b.frame()
 	b.now = b.now.Add(999 * time.Millisecond)
 	if b.tick(b.now); b.pending() {
 		t.Error("a beat is due early")
@@ -210,15 +400,15 @@ func TestHeartbeat(t *testing.T) {
 	if b.tick(b.now); !b.pending() {
 		t.Fatal("no beat is due")
 	}
-	beat := b.frame(b.now).GetHeartbeat()
+	beat := b.frame().GetHeartbeat()
 	if beat.GetLastNumber() != 1 {
 		t.Errorf("last number %d", beat.GetLastNumber())
 	}
 	b.expect("held", names(beat.GetHeld()), []string{"a/3"})
-	if b.beatSent.IsZero() {
+	if b.unconfirmed.IsZero() {
 		t.Error("the beat is not awaited")
 	}
-	if b.get(&almanacv1.LeaseResponse{Beat: true}); !b.beatSent.IsZero() {
+	if b.get(&almanacv1.LeaseResponse{Beat: true}); !b.unconfirmed.IsZero() {
 		t.Error("the beat is still awaited")
 	}
 }
@@ -236,24 +426,25 @@ func TestTokens(t *testing.T) {
 	}
 	b.expect("working beside the dying", b.working(), []string{"a/5"})
 	b.assign("b", 1, idem) // no slot is free: the dying one still has its own
-	f := b.frame(b.now)
+	f := b.frame()
 	b.expect("handed back", names(f.GetHandedBack()), []string{"b/1"})
-	b.expect("held", names(b.holdings()), []string{"a/6"})
+	held, _ := b.holdings(b.st)
+	b.expect("held", names(held), []string{"a/6"})
 	b.get(&almanacv1.LeaseResponse{Stale: []*almanacv1.Lease{lease("a", 5)}}) // known
 	b.end("a", success)
 	b.expect("working after the death", b.working(), []string{"a/6"})
-	if f = b.frame(b.now); len(f.GetResults()) != 0 || f.GetCredits() != 1 {
+	if f = b.frame(); len(f.GetResults()) != 0 || f.GetCredits() != 1 {
 		t.Errorf("frame %v, want nothing of the stale token but its slot", f)
 	}
 	b.end("a", success)
-	b.expect("results", results(b.frame(b.now)), []string{"a/6 success "})
+	b.expect("results", results(b.frame()), []string{"a/6 success "})
 }
 
 func TestStale(t *testing.T) {
 	for phase, prepare := range map[string]func(*bench){
-		"waiting": func(b *bench) { b.assign("a", 1, single); b.frame(b.now) },
-		"running": func(b *bench) { b.assign("a", 1, idem); b.frame(b.now) },
-		"ended":   func(b *bench) { b.assign("a", 1, idem); b.end("a", success); b.frame(b.now) },
+		"waiting": func(b *bench) { b.assign("a", 1, single); b.frame() },
+		"running": func(b *bench) { b.assign("a", 1, idem); b.frame() },
+		"ended":   func(b *bench) { b.assign("a", 1, idem); b.end("a", success); b.frame() },
 		"unsent":  func(b *bench) { b.assign("a", 1, idem); b.end("a", success) },
 	} {
 		t.Run(phase, func(t *testing.T) {
@@ -263,11 +454,11 @@ func TestStale(t *testing.T) {
 			b.get(&almanacv1.LeaseResponse{Stale: []*almanacv1.Lease{lease("a", 1)}})
 			if phase == "running" {
 				if b.pending() {
-					t.Errorf("frame %v before the work is gone", b.frame(b.now))
+					t.Errorf("frame %v before the work is gone", b.frame())
 				}
 				b.end("a", success)
 			}
-			f := b.frame(b.now)
+			f := b.frame()
 			if f.GetCredits() != 1 || len(f.GetResults())+len(f.GetHandedBack()) > 0 {
 				t.Errorf("frame %v, want the slot and nothing else", f)
 			}
@@ -285,7 +476,7 @@ func TestGoAhead(t *testing.T) {
 		b.connect()
 		b.assign("a", 1, single)
 		b.now = b.now.Add(time.Minute) // the sender was busy: the clock starts at sending
-		f := b.frame(b.now)
+		f := b.frame()
 		if at := f.GetStarted()[0].GetAt().AsTime(); !at.Equal(b.now) {
 			t.Errorf("started at %v, want %v", at, b.now)
 		}
@@ -302,7 +493,7 @@ func TestGoAhead(t *testing.T) {
 		b.expect("working", b.working(), []string{"a/1"})
 		b.now = b.now.Add(time.Second)
 		b.end("a", success)
-		r := b.frame(b.now).GetResults()[0]
+		r := b.frame().GetResults()[0]
 		if took := r.GetCompletedAt().AsTime().Sub(r.GetStartedAt().AsTime()); took != 3500*time.Millisecond {
 			t.Errorf("took %v, want 3.5s since Started", took)
 		}
@@ -311,10 +502,10 @@ func TestGoAhead(t *testing.T) {
 		b := newBench(t, 1)
 		b.connect()
 		b.assign("a", 1, single)
-		b.frame(b.now)
+		b.frame()
 		b.now = b.now.Add(2501 * time.Millisecond)
 		b.get(g)
-		f := b.frame(b.now)
+		f := b.frame()
 		b.expect("handed back", names(f.GetHandedBack()), []string{"a/1"})
 		if len(b.work) != 0 || f.GetCredits() != 1 {
 			t.Errorf("working %v, credits %d", b.working(), f.GetCredits())
@@ -326,16 +517,16 @@ func TestGoAhead(t *testing.T) {
 		m := b.assignment("a", 1, single)
 		m.TimeoutSeconds = 1
 		b.get(&almanacv1.LeaseResponse{Assignments: []*almanacv1.Assignment{m}})
-		b.frame(b.now)
+		b.frame()
 		b.now = b.now.Add(time.Second)
 		b.get(g)
-		b.expect("handed back", names(b.frame(b.now).GetHandedBack()), []string{"a/1"})
+		b.expect("handed back", names(b.frame().GetHandedBack()), []string{"a/1"})
 	})
 	t.Run("asked again after a reconnect", func(t *testing.T) {
 		b := newBench(t, 1)
 		b.connect()
 		b.assign("a", 1, single)
-		first := b.frame(b.now).GetStarted()[0].GetAt().AsTime()
+		first := b.frame().GetStarted()[0].GetAt().AsTime()
 		b.now = b.now.Add(2 * time.Second)
 		b.lost()
 		f := b.connect()
@@ -345,19 +536,7 @@ func TestGoAhead(t *testing.T) {
 		}
 		b.now = b.now.Add(time.Second) // 3 s after the first
 		b.get(g)
-		b.expect("handed back", names(b.frame(b.now).GetHandedBack()), []string{"a/1"})
-	})
-	t.Run("given up by a late reconnect", func(t *testing.T) {
-		b := newBench(t, 1)
-		b.connect()
-		b.assign("a", 1, single)
-		b.frame(b.now)
-		b.lost()
-		b.now = b.now.Add(3 * time.Second)
-		f := b.connect()
-		if len(f.GetHello().GetHeld())+len(f.GetStarted())+len(f.GetHandedBack()) != 0 || f.GetCredits() != 1 {
-			t.Errorf("frame %v, want nothing held", f)
-		}
+		b.expect("handed back", names(b.frame().GetHandedBack()), []string{"a/1"})
 	})
 }
 
@@ -367,9 +546,9 @@ func TestCancelledAttempt(t *testing.T) {
 		b := newBench(t, 1)
 		b.connect()
 		b.assign("a", 1, single)
-		b.frame(b.now)
+		b.frame()
 		b.get(stop)
-		b.expect("results", results(b.frame(b.now)), []string{"a/1 cancelled cancelled"})
+		b.expect("results", results(b.frame()), []string{"a/1 cancelled cancelled"})
 		b.get(&almanacv1.LeaseResponse{Go: []*almanacv1.Go{{ExecutionId: "a", Token: 1}}})
 		b.expect("working", b.working(), []string{})
 	})
@@ -383,13 +562,13 @@ func TestCancelledAttempt(t *testing.T) {
 		}
 		b.end("a", nil)
 		b.get(stop)
-		b.expect("results", results(b.frame(b.now)), []string{"a/1 cancelled cancelled"})
+		b.expect("results", results(b.frame()), []string{"a/1 cancelled cancelled"})
 	})
 	t.Run("unknown", func(t *testing.T) {
 		b := newBench(t, 1)
 		b.connect()
 		if b.get(stop); b.pending() {
-			t.Errorf("frame %v", b.frame(b.now))
+			t.Errorf("frame %v", b.frame())
 		}
 	})
 }
@@ -401,22 +580,22 @@ func TestDrainedState(t *testing.T) {
 	b.assign("run", 1, idem)
 	b.assign("once", 1, single)
 	b.assign("quick", 1, idem)
-	b.frame(b.now)
+	b.frame()
 	b.get(&almanacv1.LeaseResponse{Go: []*almanacv1.Go{{ExecutionId: "once", Token: 1}}})
 	b.get(&almanacv1.LeaseResponse{Drain: true})
 	b.drain() // by a signal as well
-	f := b.frame(b.now)
+	f := b.frame()
 	if !f.GetDraining() || f.GetCredits() != 0 {
 		t.Errorf("frame %v, want draining", f)
 	}
 	b.expect("handed back", names(f.GetHandedBack()), []string{"wait/1"})
 	b.assign("late", 1, idem)
-	b.expect("handed back", names(b.frame(b.now).GetHandedBack()), []string{"late/1"})
+	b.expect("handed back", names(b.frame().GetHandedBack()), []string{"late/1"})
 	b.end("quick", success)
 	b.killAll(errDrained)
 	b.end("run", nil)
 	b.end("once", nil)
-	f = b.frame(b.now)
+	f = b.frame()
 	b.expect("handed back", names(f.GetHandedBack()), []string{"run/1"})
 	b.expect("results", results(f), []string{"once/1 crashed drained", "quick/1 success "})
 	if b.busy() || f.GetCredits() != 0 {
@@ -441,7 +620,7 @@ func TestLogsPrecedeResults(t *testing.T) {
 	b.end("a", success)
 	var chunks []*almanacv1.LogChunk
 	for i := 0; b.pending(); i++ {
-		f := b.frame(b.now)
+		f := b.frame()
 		if size := proto.Size(f); size > 2*frameBytes {
 			t.Errorf("a frame of %d bytes", size)
 		}
@@ -472,7 +651,7 @@ func TestSentChunksDoNotChange(t *testing.T) {
 	}
 	say("one")
 	say("two")
-	first := b.frame(b.now).GetLogs()
+	first := b.frame().GetLogs()
 	say("three")
 	b.lost()
 	say("four")
@@ -491,17 +670,20 @@ func TestProgressIsTheLatest(t *testing.T) {
 		a.report.Progress(i, 10, "on \xff the way")
 	}
 	b.happened(b.inbox.take(nil), b.now)
-	f := b.frame(b.now)
+	f := b.frame()
 	if p := f.GetProgress(); len(p) != 1 || p[0].GetDone() != 4 || p[0].GetMessage() != "on \uFFFD the way" {
 		t.Errorf("progress %v", p)
 	}
 	if b.pending() {
 		t.Error("progress is sent twice")
 	}
+	if p := b.connect().GetProgress(); len(p) != 1 || p[0].GetDone() != 4 {
+		t.Errorf("progress %v on the next stream, want the latest", p)
+	}
 	a.report.Progress(9, 10, "")
 	b.happened(b.inbox.take(nil), b.now)
 	b.end("a", success)
-	if p := b.frame(b.now).GetProgress(); len(p) != 0 {
+	if p := b.frame().GetProgress(); len(p) != 0 {
 		t.Errorf("progress %v of what has ended", p)
 	}
 }
@@ -517,7 +699,7 @@ func TestLogIsCut(t *testing.T) {
 				b.work[0].report.Log("INFO", "abc\xff")
 			}
 			b.happened(b.inbox.take(nil), b.now)
-			lines := b.frame(b.now).GetLogs()[0].GetLines()
+			lines := b.frame().GetLogs()[0].GetLines()
 			if len(lines) > 4 || lines[0].GetMessage() != "abc\uFFFD" || !lines[0].GetAt().AsTime().Equal(b.now) {
 				t.Errorf("lines %v", lines)
 			}
@@ -535,7 +717,7 @@ func TestUnfitTexts(t *testing.T) {
 	b.assign("b", 1, idem)
 	b.end("a", &runner.Result{Status: runner.StatusFailed, Error: "bad \xff" + strings.Repeat("x", 100_000), ErrorCode: "internal"})
 	b.end("b", &runner.Result{Status: runner.StatusSuccess, Result: make([]byte, runner.MaxResultBytes+1)})
-	f := b.frame(b.now)
+	f := b.frame()
 	if _, err := proto.Marshal(f); err != nil || proto.Size(f) > 50_000 {
 		t.Errorf("a frame of %d bytes: %v", proto.Size(f), err)
 	}
@@ -548,16 +730,16 @@ func TestProcessEnds(t *testing.T) {
 	b.assign("a", 1, idem)
 	b.killAll(errEnded)
 	b.end("a", nil)
-	if f := b.frame(b.now); len(f.GetResults())+len(f.GetHandedBack()) > 0 || b.used != 0 {
+	if f := b.frame(); len(f.GetResults())+len(f.GetHandedBack()) > 0 || b.used != 0 {
 		t.Errorf("frame %v, want nothing said: the work did not end in order", f)
 	}
 }
 
 func TestSessionConfigAnnounces(t *testing.T) {
 	s, err := New(Config{
-		Registry: "localhost:1", Now: func() time.Time { return time.Time{} }, Logger: zap.NewNop(), Slots: 1,
+		Registries: []string{"localhost:1"}, Now: func() time.Time { return time.Time{} }, Logger: zap.NewNop(), Slots: 1,
 		Templates: []Template{{
-			Descriptor: template.Descriptor{Type: "t", Version: 2, Name: "T", Idempotent: true, Destructive: true, Restricted: []string{"collection"}},
+			Descriptor: template.Descriptor{Type: "t", Version: 2, Name: "T", Idempotent: true, Destructive: true, MaxConcurrency: 3, Restricted: []string{"collection"}},
 			Schema:     map[string]any{"type": "object"}, Allowed: map[string][]string{"collection": {"users"}},
 		}},
 	})
@@ -565,7 +747,7 @@ func TestSessionConfigAnnounces(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := s.state.identity.GetTemplates()[0]
-	if got.GetType() != "t" || got.GetVersion() != 2 || string(got.GetSchemaJson()) != `{"type":"object"}` || !got.GetDestructive() ||
+	if got.GetType() != "t" || got.GetVersion() != 2 || string(got.GetSchemaJson()) != `{"type":"object"}` || !got.GetDestructive() || got.GetMaxConcurrency() != 3 ||
 		got.GetRestrictions()[0].GetParameter() != "collection" || !slices.Equal(got.GetRestrictions()[0].GetValues(), []string{"users"}) {
 		t.Errorf("announced %v", got)
 	}
@@ -575,270 +757,7 @@ func TestSessionConfigAnnounces(t *testing.T) {
 	if _, err := New(Config{Now: func() time.Time { return time.Time{} }, Templates: []Template{{Schema: map[string]any{"x": func() {}}}}}); err == nil {
 		t.Error("a schema that is no JSON was accepted")
 	}
-}
-
-// TestRandomFaults drives a state through random work and faults and checks,
-// against a small model of the registry, that nothing is lost, overlaps, or is
-// promised twice.
-func TestRandomFaults(t *testing.T) {
-	for seed := range uint64(300) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			w := &world{bench: newBench(t, 5), random: rand.New(rand.NewPCG(seed, 7)), executions: map[string]*modelled{}, ended: map[string]*almanacv1.Lease{}}
-			for range 400 {
-				w.step()
-				w.check()
-			}
-			w.settle()
-		})
-	}
-}
-
-// modelled is an execution in the registry's eyes.
-type modelled struct {
-	token    int64
-	template string
-	leased   bool // under token
-	done     bool // a result is durable
-	wentFor  int64
-	chunks   map[int64]int32 // by token: how many were received in order
-}
-
-// world is the registry's model and the two directions of a stream, each of
-// which may lose what it holds when the stream breaks.
-type world struct {
-	*bench
-	random     *rand.Rand
-	executions map[string]*modelled
-	next       int
-	up         []*almanacv1.LeaseRequest
-	down       []*almanacv1.LeaseResponse
-	credits    int
-	welcomed   bool
-	ended      map[string]*almanacv1.Lease // whose work ended with a result
-}
-
-func (w *world) step() {
-	w.now = w.now.Add(time.Duration(w.random.IntN(300)) * time.Millisecond)
-	w.tick(w.now)
-	switch w.random.IntN(12) {
-	case 0: // the stream breaks, or a new one opens
-		if w.stream != "" && w.random.IntN(3) == 0 {
-			w.cut()
-		} else if w.stream == "" {
-			w.opened(w.now)
-			w.up, w.down, w.credits, w.welcomed = nil, nil, 0, false
-		}
-	case 1, 2, 3:
-		if w.pending() {
-			w.up = append(w.up, proto.CloneOf(w.frame(w.now)))
-		}
-	case 4, 5:
-		if len(w.up) > 0 {
-			f := w.up[0]
-			w.up = w.up[1:]
-			w.handle(f)
-		}
-	case 6, 7:
-		if len(w.down) > 0 {
-			f := w.down[0]
-			w.down = w.down[1:]
-			w.received(f, w.now)
-		}
-	case 8:
-		w.lease()
-	case 9:
-		if len(w.work) > 0 {
-			a := w.work[w.random.IntN(len(w.work))]
-			result := success
-			if w.killed[name(&a.lease)] != nil && w.random.IntN(2) == 0 {
-				result = nil
-			}
-			if result != nil {
-				w.ended[name(&a.lease)] = &a.lease
-			}
-			w.end(a.lease.ExecutionId, result)
-		}
-	case 10:
-		if len(w.work) > 0 {
-			w.happened([]event{{attempt: w.work[w.random.IntN(len(w.work))], line: &almanacv1.LogEntry{Message: "line"}}}, w.now)
-		}
-	case 11:
-		w.interfere()
-	}
-}
-
-func (w *world) cut() {
-	w.lost()
-	if w.random.IntN(5) == 0 {
-		w.died()
-	}
-	w.up, w.down = nil, nil
-}
-
-// pick returns an execution at random, or nil.
-func (w *world) pick() (string, *modelled) {
-	keys := slices.Sorted(maps.Keys(w.executions))
-	if len(keys) == 0 {
-		return "", nil
-	}
-	key := keys[w.random.IntN(len(keys))]
-	return key, w.executions[key]
-}
-
-// lease assigns a new execution, or one whose lease was given up.
-func (w *world) lease() {
-	if !w.welcomed || w.credits == 0 {
-		return
-	}
-	key, e := w.pick()
-	if e == nil || e.leased || e.done {
-		w.next++
-		key, e = fmt.Sprintf("e%d", w.next), &modelled{template: []string{idem, single}[w.random.IntN(2)], chunks: map[int64]int32{}}
-		w.executions[key] = e
-	}
-	e.token++
-	e.leased = true
-	w.credits--
-	w.down = append(w.down, &almanacv1.LeaseResponse{Assignments: []*almanacv1.Assignment{w.assignment(key, e.token, e.template)}})
-}
-
-// interfere cancels a run or declares its token stale.
-func (w *world) interfere() {
-	key, e := w.pick()
-	if e == nil || !w.welcomed || !e.leased || e.done {
-		return
-	}
-	if w.random.IntN(2) == 0 {
-		w.down = append(w.down, &almanacv1.LeaseResponse{Cancel: []*almanacv1.Lease{lease(key, e.token)}})
-		return
-	}
-	w.down = append(w.down, &almanacv1.LeaseResponse{Stale: []*almanacv1.Lease{lease(key, e.token)}})
-	e.leased = false
-}
-
-// handle is what a registry does with a frame.
-func (w *world) handle(f *almanacv1.LeaseRequest) {
-	if hello := f.GetHello(); hello != nil {
-		answer := &almanacv1.LeaseResponse{Welcome: &almanacv1.Welcome{SessionTtlMilliseconds: 5000}}
-		w.welcomed = true
-		held := map[string]bool{}
-		for _, l := range hello.GetHeld() {
-			held[name(l)] = true
-			if e := w.executions[l.GetExecutionId()]; e.token != l.GetToken() || e.done || !e.leased {
-				answer.Stale = append(answer.Stale, l)
-			}
-		}
-		for key, e := range w.executions {
-			e.leased = e.leased && held[name(lease(key, e.token))]
-		}
-		w.down = append(w.down, answer)
-	}
-	answer := &almanacv1.LeaseResponse{}
-	for _, chunk := range f.GetLogs() {
-		e := w.executions[chunk.GetExecutionId()]
-		if chunk.GetNumber() > e.chunks[chunk.GetToken()] {
-			w.t.Fatalf("chunk %d of %s came before %d", chunk.GetNumber(), chunk.GetExecutionId(), e.chunks[chunk.GetToken()])
-		}
-		e.chunks[chunk.GetToken()] = max(e.chunks[chunk.GetToken()], chunk.GetNumber()+1)
-	}
-	for _, s := range f.GetStarted() {
-		e := w.executions[s.GetExecutionId()]
-		if e.template == single && e.leased && e.token == s.GetToken() {
-			e.wentFor = e.token
-			answer.Go = append(answer.Go, &almanacv1.Go{ExecutionId: s.GetExecutionId(), Token: s.GetToken()})
-		}
-	}
-	for _, r := range f.GetResults() {
-		e := w.executions[r.GetExecutionId()]
-		answer.Acknowledged = append(answer.Acknowledged, lease(r.GetExecutionId(), r.GetToken()))
-		if e.token == r.GetToken() {
-			e.done, e.leased = true, false
-		}
-	}
-	for _, l := range f.GetHandedBack() {
-		if e := w.executions[l.GetExecutionId()]; e.token == l.GetToken() {
-			e.leased = false
-		}
-	}
-	w.credits += int(f.GetCredits())
-	w.down = append(w.down, answer)
-}
-
-// check holds after every step.
-func (w *world) check() {
-	w.t.Helper()
-	if w.used+w.granted > w.slots {
-		w.t.Fatalf("%d slots used and %d granted of %d", w.used, w.granted, w.slots)
-	}
-	if w.used != len(w.attempts)+len(w.dying) {
-		w.t.Fatalf("%d slots used for %d attempts and %d dying", w.used, len(w.attempts), len(w.dying))
-	}
-	alive := map[string]bool{}
-	for _, a := range w.work {
-		if alive[a.lease.ExecutionId] {
-			w.t.Fatalf("two attempts of %s at work", a.lease.ExecutionId)
-		}
-		alive[a.lease.ExecutionId] = true
-		if e := w.executions[a.lease.ExecutionId]; e.template == single && e.wentFor < a.lease.Token {
-			w.t.Fatalf("%s began without a go-ahead", name(&a.lease))
-		}
-	}
-	// A result that is current in the registry's eyes is kept until it is durable.
-	for key, e := range w.executions {
-		if a := w.attempts[key]; a != nil && a.phase == ended && a.result == nil {
-			w.t.Fatalf("%s ended without a result", key)
-		} else if a != nil && a.lease.Token == e.token && e.done && a.phase == running {
-			w.t.Fatalf("%s is done at the registry and runs here", key)
-		}
-	}
-	held := map[string]bool{}
-	for _, l := range w.holdings() {
-		held[name(l)] = true
-	}
-	for id, a := range w.ended {
-		e := w.executions[a.GetExecutionId()]
-		if e.token == a.GetToken() && e.leased && !e.done && !held[id] && w.killed[id] == nil {
-			w.t.Fatalf("the result of %s was forgotten", id)
-		}
-	}
-}
-
-// settle lets everything calm down: all work ends, all frames arrive, and every
-// lease must then be settled.
-func (w *world) settle() {
-	for round := range 50 {
-		if w.stream == "" {
-			w.opened(w.now)
-			w.up, w.down, w.credits, w.welcomed = nil, nil, 0, false
-		}
-		for len(w.work) > 0 {
-			w.end(w.work[0].lease.ExecutionId, success)
-		}
-		for w.pending() {
-			w.up = append(w.up, proto.CloneOf(w.frame(w.now)))
-		}
-		for _, f := range w.up {
-			w.handle(f)
-		}
-		w.up = nil
-		for _, f := range w.down {
-			w.received(f, w.now)
-		}
-		w.down = nil
-		w.check()
-		if round > 40 && w.pending() {
-			w.t.Fatalf("never calm: %v", w.frame(w.now))
-		}
-	}
-	if w.used != 0 {
-		w.t.Fatalf("%d slots are still used: %v, dying %v", w.used, w.attempts, w.dying)
-	}
-	for key, e := range w.executions {
-		if e.leased {
-			w.t.Errorf("%s/%d is leased and nobody holds it", key, e.token)
-		}
-	}
-	if w.credits != w.slots {
-		w.t.Errorf("credits %d at the end, want %d", w.credits, w.slots)
+	if _, err := New(Config{Registries: []string{"nowhere"}}); err == nil {
+		t.Error("a registry without a port was accepted")
 	}
 }
