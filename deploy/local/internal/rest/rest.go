@@ -118,6 +118,23 @@ type LogLine struct {
 	Message   string    `json:"message"`
 }
 
+// Worker is what the API shows of an executor.
+type Worker struct {
+	ID                 string            `json:"id"`
+	Host               string            `json:"host"`
+	Version            string            `json:"version"`
+	Labels             map[string]string `json:"labels"`
+	Templates          []string          `json:"templates"`
+	Slots              int               `json:"slots"`
+	Running            int               `json:"running"`
+	Load               float64           `json:"load"`
+	Status             string            `json:"status"`
+	Draining           bool              `json:"draining"`
+	ConnectedAt        *time.Time        `json:"connected_at"`
+	LastBeatAt         *time.Time        `json:"last_beat_at"`
+	LastBeatAgeSeconds *float64          `json:"last_beat_age_seconds"`
+}
+
 // Do sends a request with body as JSON (nil sends none) and decodes the answer,
 // if there is a place for it. The answer's status is an *Error unless it is 2xx.
 func (c *Client) Do(ctx context.Context, method, path string, header http.Header, body, answer any) error {
@@ -165,11 +182,14 @@ func (c *Client) Do(ctx context.Context, method, path string, header http.Header
 	return nil
 }
 
-// The specification's paths.
+// Paths: the specification's, then ours.
 const (
 	Jobs       = "/api/admin/scheduler-jobs"
 	Templates  = "/api/admin/job-templates"
 	Executions = "/api/admin/job-executions"
+
+	Workers    = "/api/admin/workers"
+	Registries = "/api/admin/registries"
 )
 
 // CreateJob creates a job.
@@ -222,6 +242,13 @@ func (c *Client) ListExecutions(ctx context.Context, job string) ([]Execution, e
 // Cancel cancels an execution.
 func (c *Client) Cancel(ctx context.Context, id string) error {
 	return c.Do(ctx, http.MethodPost, Executions+"/"+id+"/cancel", nil, Object{}, nil)
+}
+
+// ListWorkers returns the executors that live.
+func (c *Client) ListWorkers(ctx context.Context) ([]Worker, error) {
+	var answer struct{ Workers []Worker }
+	err := c.Do(ctx, http.MethodGet, Workers, nil, nil, &answer)
+	return answer.Workers, err
 }
 
 // Ready returns nil when the registry says that it works.
