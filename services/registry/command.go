@@ -27,7 +27,8 @@ func Command() *cobra.Command {
 		Use:   "registry",
 		Short: "Keep job definitions, decide when they run, and lease their runs to executors",
 		Long: "The registry keeps the definitions of jobs, decides when they run, and leases their\n" +
-			"runs to executors. `registry serve` starts it; the other commands look after its users.\n\n" +
+			"runs to executors. `registry serve` starts it; the other commands look after its users\n" +
+			"and its store.\n\n" +
 			"Each flag can also be given as an environment variable, such as " + env("http-addr") + ",\n" +
 			"or in the file named by --" + configFlag + " (YAML or JSON, names with underscores). Flags go\n" +
 			"before the environment, and that before the file. Secrets are given by file only.",
@@ -35,7 +36,7 @@ func Command() *cobra.Command {
 		SilenceUsage: true,
 		RunE:         help,
 	}
-	root.AddCommand(serveCommand(), userCommand(), tokenCommand(), versionCommand())
+	root.AddCommand(serveCommand(), userCommand(), tokenCommand(), migrateCommand(), versionCommand())
 	return root
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/almanac-scheduler/almanac/services/registry/internal/api"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/dispatch"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/move"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store/sqlitestore"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/templates"
@@ -230,6 +231,20 @@ func withGuard(ctx context.Context, cfg Config, f func(*access.Guard) error) err
 		err = f(guard)
 	}
 	return errors.Join(err, s.Close())
+}
+
+// timed gives a move the real time. Registries that live beat several times a TTL.
+func timed(m move.Move, ttl time.Duration) move.Move {
+	m.Now = time.Now()
+	m.Settle = func(ctx context.Context) error {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(ttl):
+			return nil
+		}
+	}
+	return m
 }
 
 // expiry is when something that is good for so long from now on expires.

@@ -74,8 +74,8 @@ func TestMoves(t *testing.T) {
 				t.Errorf("copied %d the second time", again)
 			}
 			mustRun(t, second, third)
-			filled.In(t, second)
-			filled.In(t, third)
+			filled.In(t, second, first)
+			filled.In(t, third, first)
 			filled.GoOn(t, third, 200)
 			if _, err := run(t, first, third); !errors.Is(err, move.ErrDiffers) {
 				t.Errorf("moved onto a store that went on: %v", err)
@@ -120,7 +120,7 @@ func TestInterruptedMovesContinue(t *testing.T) {
 					t.Fatalf("import %d: %v", n, err)
 				}
 				mustRun(t, from, to)
-				filled.In(t, to)
+				filled.In(t, to, from)
 			}
 		})
 	}

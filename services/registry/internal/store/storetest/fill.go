@@ -36,14 +36,14 @@ func Fill(t *testing.T, s store.Store, seed uint64, steps int) *Filled {
 	return &Filled{w}
 }
 
-// In fails the test unless a store holds all of it, as the one that was filled
-// does.
-func (f *Filled) In(t *testing.T, s store.Store) {
+// In fails the test unless a store holds all of it, as original does, the one
+// that was filled.
+func (f *Filled) In(t *testing.T, s, original store.Store) {
 	t.Helper()
 	there := *f.w
 	there.suite = &suite{T: t, Store: s}
 	there.compare()
-	there.sameReads(f.w.Store)
+	there.sameReads(original)
 }
 
 // GoOn does more with a store that holds all of it, and fails the test unless
