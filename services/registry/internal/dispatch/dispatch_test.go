@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,13 +21,15 @@ import (
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store/sqlitestore"
 )
 
-// rig is a running dispatcher on a real store, under fake time.
+// rig is a running dispatcher on a real store, under fake time. Several may share
+// a store.
 type rig struct {
-	t     *testing.T
-	store store.Store
-	d     *Dispatcher
-	fails atomic.Bool // the store answers nothing
-	stop  func() error
+	t       *testing.T
+	store   store.Store
+	d       *Dispatcher
+	fails   atomic.Bool // the store answers nothing
+	accepts func(ctx context.Context, r store.RunNow) (*job.Execution, bool, error)
+	stop    func() error
 
 	beats    sync.WaitGroup
 	silences map[*Stream]func()
@@ -37,6 +40,27 @@ type rig struct {
 type failing struct {
 	store.Store
 	rig *rig
+}
+
+func (f *failing) RunNow(ctx context.Context, r store.RunNow) (*job.Execution, bool, error) {
+	if f.rig.accepts != nil {
+		return f.rig.accepts(ctx, r)
+	}
+	return f.Store.RunNow(ctx, r)
+}
+
+func (f *failing) BeatReplica(ctx context.Context, r store.Replica, now time.Time) error {
+	if f.rig.fails.Load() {
+		return job.ErrUnavailable
+	}
+	return f.Store.BeatReplica(ctx, r, now)
+}
+
+func (f *failing) Sessions(ctx context.Context) ([]store.Session, error) {
+	if f.rig.fails.Load() {
+		return nil, job.ErrUnavailable
+	}
+	return f.Store.Sessions(ctx)
 }
 
 func (f *failing) Do(ctx context.Context, now time.Time, ops []store.Op) []store.Answer {
@@ -52,39 +76,61 @@ func (f *failing) Do(ctx context.Context, now time.Time, ops []store.Op) []store
 
 func dispatching(t *testing.T, test func(t *testing.T, r *rig)) {
 	t.Helper()
+	fleet(t, 1, func(t *testing.T, rigs []*rig) { test(t, rigs[0]) })
+}
+
+// fleet runs n dispatchers on one store.
+func fleet(t *testing.T, n int, test func(t *testing.T, rigs []*rig)) {
+	t.Helper()
 	folder := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		st, err := sqlitestore.Open(t.Context(), folder, sqlitestore.Options{Log: zap.NewNop()})
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &rig{t: t, store: st, silences: map[*Stream]func(){}, streams: map[string]int{}}
-		r.d = New(&failing{st, r}, Config{Policy: simPolicy, SessionTTL: simTTL, Now: time.Now, Log: zap.NewNop()})
-		ctx, cancel := context.WithCancel(context.Background())
-		ended := make(chan error, 1)
-		if err := r.d.Ready(); !errors.Is(err, job.ErrUnavailable) {
-			t.Errorf("ready before it runs: %v", err)
-		}
-		r.beats.Go(func() { ended <- r.d.Run(ctx) })
-		r.stop = func() error {
-			cancel()
-			return <-ended
-		}
 		t.Cleanup(func() {
-			cancel()
-			for _, silence := range r.silences {
-				silence()
-			}
-			r.beats.Wait()
 			if err := st.Close(); err != nil {
 				t.Error(err)
 			}
 		})
-		time.Sleep(time.Millisecond)
-		if err := r.d.Ready(); err != nil {
-			t.Errorf("not ready: %v", err)
+		rigs := make([]*rig, n)
+		streams := map[string]int{}
+		for i := range rigs {
+			cfg := Config{Policy: simPolicy, SessionTTL: simTTL, Now: time.Now, Log: zap.NewNop()}
+			if n > 1 {
+				cfg.Replica = store.Replica{ID: fmt.Sprintf("registry-%d", i), Name: "test"}
+			}
+			r := &rig{t: t, store: st, silences: map[*Stream]func(){}, streams: streams}
+			rigs[i] = r
+			r.d = New(&failing{Store: st, rig: r}, cfg)
+			ctx, cancel := context.WithCancel(context.Background())
+			ended := make(chan error, 1)
+			if err := r.d.Ready(); !errors.Is(err, job.ErrUnavailable) {
+				t.Errorf("ready before it runs: %v", err)
+			}
+			r.beats.Go(func() { ended <- r.d.Run(ctx) })
+			r.stop = func() error {
+				cancel()
+				return <-ended
+			}
+			t.Cleanup(func() {
+				cancel()
+				for _, silence := range r.silences {
+					silence()
+				}
+				r.beats.Wait()
+			})
 		}
-		test(t, r)
+		time.Sleep(time.Millisecond)
+		if n > 1 {
+			time.Sleep(4 * time.Second) // they get to know each other
+		}
+		for _, r := range rigs {
+			if err := r.d.Ready(); err != nil {
+				t.Errorf("not ready: %v", err)
+			}
+		}
+		test(t, rigs)
 	})
 }
 

@@ -84,7 +84,7 @@ type loop struct {
 	jobsFrom *job.Job // cursor of the due jobs, nil to begin
 	lookups  []*lookup
 	looking  map[string]*lookup // those that are not being read yet, by execution
-	lastSeen time.Time // last successful look at the sessions
+	lastSeen time.Time          // last successful look at the sessions
 	progress *progressBoard
 }
 
