@@ -38,6 +38,9 @@ RUNNER   := ./services/executor/cmd/runner
 BIN   := bin
 BUILD := -trimpath
 
+# -short makes show-fleet smaller.
+SHORT :=
+
 COUNT := -covermode=atomic -coverpkg=github.com/almanac-scheduler/almanac/...
 COVERAGE_AT_LEAST := 85
 LINT := $(CURDIR)/bin/golangci-lint --config=$(CURDIR)/.golangci.yml
@@ -72,7 +75,8 @@ run: build ## build, then start the local system (STORE=mongodb REPLICAS=2 EXECU
 test: BIN   := .cache/counting
 test: BUILD := -trimpath -cover $(COUNT)
 test: export GOCOVERDIR := $(CURDIR)/.cache/counted
-test: test-begin test-unit test-system show test-end ## run every test, with coverage
+test: SHORT := -short
+test: test-begin test-unit test-system show show-fleet test-end ## run every test, with coverage
 
 .PHONY: test-begin
 test-begin:
@@ -114,7 +118,13 @@ test-system: build
 show: build ## show the first promises on a system of its own, step by step
 	@mkdir -p coverage
 	@echo '== what a first user sees'
-	@$(call TELL,ALMANAC_BIN=$(CURDIR)/$(BIN) go test -count=1 -v -run '^TestShow' $(COUNT) -coverprofile=coverage/show.out ./$(SYSTEM)/...)
+	@$(call TELL,ALMANAC_BIN=$(CURDIR)/$(BIN) go test -count=1 -v -run '^TestShow$$' $(COUNT) -coverprofile=coverage/show.out ./$(SYSTEM)/system)
+
+.PHONY: show-fleet
+show-fleet: build ## show what a fleet promises: kill a registry and an executor, count the runs
+	@mkdir -p coverage
+	@echo '== what a fleet does when its processes die'
+	@$(call TELL,ALMANAC_BIN=$(CURDIR)/$(BIN) go test -count=1 -v $(SHORT) -run '^TestShowFleet$$' $(COUNT) -coverprofile=coverage/show-fleet.out ./$(SYSTEM)/system)
 
 .PHONY: test-end
 test-end:

@@ -23,10 +23,13 @@ import (
 type status struct {
 	HTTP       string          `json:"http"`
 	GRPC       string          `json:"grpc"`
+	Registries []endpoint      `json:"registries"`
 	MongoDBURI string          `json:"mongodb_uri"`
 	Users      map[string]user `json:"users"`
 	Processes  map[string]int  `json:"processes"`
 }
+
+type endpoint struct{ Name, HTTP, GRPC string }
 
 type user struct{ Username, Password, Token string }
 
@@ -152,6 +155,9 @@ func TestLocalRun(t *testing.T) {
 			t.Errorf("%s has the process id %d", name, pid)
 		}
 	}
+	if len(s.Registries) != 1 || s.Registries[0] != (endpoint{"registry-1", s.HTTP, s.GRPC}) {
+		t.Errorf("local.json: %+v", s)
+	}
 	if len(s.Processes) != 4 || !strings.HasPrefix(s.HTTP, "http://127.0.0.1:") || !strings.HasPrefix(s.MongoDBURI, "mongodb://") {
 		t.Errorf("local.json: %+v", s)
 	}
@@ -275,6 +281,10 @@ func TestLocalRunRefuses(t *testing.T) {
 		"ALMANAC_GRPC_ADDR=" + address: "ALMANAC_GRPC_ADDR=127.0.0.1:0",
 		"ALMANAC_EXECUTORS=many":       `"many"`,
 		"ALMANAC_EXECUTORS=0":          "at least 1",
+		"ALMANAC_REPLICAS=none":        `"none"`,
+		"ALMANAC_REPLICAS=0":           "at least 1",
+		"ALMANAC_REPLICAS=2":           "cannot share SQLite",
+		"ALMANAC_STORE=postgres":       "choose sqlite or mongodb",
 		"ALMANAC_DATA_DIR=/dev/null/x": "data folder",
 	} {
 		c := localRun(t, bin, t.TempDir(), setting)

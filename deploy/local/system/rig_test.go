@@ -101,13 +101,19 @@ func showLogs(t *testing.T, folder string) {
 	}
 }
 
-// within waits until the condition returns nil. It is the only place where tests
-// wait.
+// within waits until the condition returns nil, and looks often.
 func within(t *testing.T, limit time.Duration, condition func(ctx context.Context) error) {
+	t.Helper()
+	await(t, limit, 20*time.Millisecond, condition)
+}
+
+// await waits until the condition returns nil. It is the only place where tests
+// wait.
+func await(t *testing.T, limit, pause time.Duration, condition func(ctx context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	ticker := time.NewTicker(20 * time.Millisecond)
+	ticker := time.NewTicker(pause)
 	defer ticker.Stop()
 	for {
 		why := condition(ctx)
@@ -120,6 +126,17 @@ func within(t *testing.T, limit time.Duration, condition func(ctx context.Contex
 			t.Fatalf("after %v: %v", limit, why)
 		}
 	}
+}
+
+// until waits for a point in time.
+func until(t *testing.T, at time.Time) {
+	t.Helper()
+	await(t, time.Until(at)+soon, 50*time.Millisecond, func(context.Context) error {
+		if remaining := time.Until(at); remaining > 0 {
+			return fmt.Errorf("%v remain", remaining)
+		}
+		return nil
+	})
 }
 
 // soon is how long something may take that takes no time worth telling, on a

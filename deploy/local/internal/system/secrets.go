@@ -78,7 +78,7 @@ func (s *System) startKeeper(ctx context.Context) error {
 	return err
 }
 
-// splitCredentials takes user and password out of a URI, for they belong into a
+// splitCredentials takes a password, and its user, out of a URI: it belongs into a
 // file that nobody else can read.
 func splitCredentials(uri string) (storage, error) {
 	scheme, rest, ok := strings.Cut(uri, "://")
@@ -87,11 +87,11 @@ func splitCredentials(uri string) (storage, error) {
 	}
 	hosts, after, _ := strings.Cut(rest, "/")
 	at := strings.LastIndexByte(hosts, '@')
-	if at < 0 {
+	username, password, secret := strings.Cut(hosts[:max(at, 0)], ":")
+	if !secret {
 		return storage{uri: uri}, nil
 	}
 	store := storage{uri: scheme + "://" + hosts[at+1:] + "/" + after}
-	username, password, _ := strings.Cut(hosts[:at], ":")
 	var err1, err2 error
 	store.username, err1 = url.PathUnescape(username)
 	store.password, err2 = url.PathUnescape(password)

@@ -105,6 +105,12 @@ func TestStartSaysWhy(t *testing.T) {
 		"registry ends":         {map[string]string{"registry": cli + "echo well; exit 0"}, Config{}, "registry-1 could not start (it ended): well"},
 		"address taken":         {nil, Config{HTTPAddr: taken.Addr().String()}, "is taken by another program"},
 		"no address":            {nil, Config{GRPCAddr: "nonsense"}, "ALMANAC_GRPC_ADDR=nonsense"},
+		"other store":           {nil, Config{Store: "postgres"}, "choose sqlite or mongodb"},
+		"registries on SQLite":  {nil, Config{Replicas: 2}, "cannot share SQLite"},
+		"no registries":         {nil, Config{Replicas: -1}, "at least 1"},
+		"no MongoDB":            {nil, Config{Store: MongoDB, MongoDBURI: "http://x"}, "must begin with mongodb://"},
+		"server refuses":        {map[string]string{"registry": "echo no rights >&2; exit 1"}, Config{Store: MongoDB, MongoDBURI: "mongodb://x"}, "no rights"},
+		"stand-in dies":         {map[string]string{"registry": cli, "standin": "echo no space; exit 1"}, Config{Store: MongoDB}, "store could not start (exit status 1): no space"},
 		"a file for the folder": {nil, Config{Dir: "/dev/null/x"}, "data folder"},
 	} {
 		config := c.config
@@ -166,5 +172,57 @@ func TestFirstStartIsMadeAgain(t *testing.T) {
 	}
 	if _, err := next.prepare(t.Context()); err == nil || !strings.Contains(err.Error(), "restore the file") {
 		t.Errorf("lost secrets: %v", err)
+	}
+}
+
+func TestStorageOf(t *testing.T) {
+	t.Parallel()
+	for uri, want := range map[string]storage{
+		"mongodb://h:1/db":                        {uri: "mongodb://h:1/db"},
+		"mongodb://a:1,b:2":                       {uri: "mongodb://a:1,b:2"},
+		"mongodb://only-user@h/db":                {uri: "mongodb://only-user@h/db"},
+		"mongodb://u:p%40ss@a:1,b:2/db?tls=true":  {uri: "mongodb://a:1,b:2/db?tls=true", username: "u", password: "p@ss"},
+		"mongodb+srv://me%3A:s3cret@cluster/?w=1": {uri: "mongodb+srv://cluster/?w=1", username: "me:", password: "s3cret"},
+	} {
+		got, err := storageOf(Config{Store: MongoDB, MongoDBURI: uri})
+		want.folder = got.folder
+		if err != nil || got != want || !strings.HasPrefix(got.folder, "registry-mongodb-") {
+			t.Errorf("%s: %+v, %v", uri, got, err)
+		}
+	}
+	folder := func(store, uri string) string {
+		s, err := storageOf(Config{Store: store, MongoDBURI: uri})
+		if err != nil {
+			t.Error(err)
+		}
+		return s.folder
+	}
+	folders := map[string]bool{}
+	for _, f := range []string{folder(SQLite, ""), folder(MongoDB, ""), folder(MongoDB, "mongodb://u:p@a/x"), folder(MongoDB, "mongodb://a/y")} {
+		folders[f] = true
+	}
+	if len(folders) != 4 || folder(MongoDB, "mongodb://u:new@a/x") != folder(MongoDB, "mongodb://u:p@a/x") {
+		t.Errorf("each store needs a folder of its own, whatever the password: %v", folders)
+	}
+	if _, err := storageOf(Config{Store: MongoDB, MongoDBURI: "mongodb://u:%zz@h"}); err == nil || strings.Contains(err.Error(), "zz") {
+		t.Errorf("a password that cannot be read: %v", err)
+	}
+}
+
+// TestRegistrySettings: a stand-in is no replica set, and a password is in a file.
+func TestRegistrySettings(t *testing.T) {
+	t.Parallel()
+	s := &System{config: Config{Dir: "/d"}, store: storage{uri: "mongodb://h/db", username: "u", password: "p"}}
+	if got := s.registrySettings("/d/f"); got["store"] != "mongodb://h/db" || got["store_username"] != "u" ||
+		got["store_password_file"] != "/d/run/mongodb-password" || got["store_allow_standalone"] != nil {
+		t.Errorf("a server: %v", got)
+	}
+	s.store = storage{uri: "mongodb://h/db", standin: true}
+	if got := s.registrySettings("/d/f"); got["store_allow_standalone"] != true || got["store_username"] != nil {
+		t.Errorf("a stand-in: %v", got)
+	}
+	s.store = storage{}
+	if got := s.registrySettings("/d/f"); got["store"] != "sqlite:/d/f/store" || got["store_allow_standalone"] != nil {
+		t.Errorf("SQLite: %v", got)
 	}
 }
