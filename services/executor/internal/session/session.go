@@ -427,7 +427,7 @@ func (l *loop) broke(p *peer, err error, now time.Time) {
 	for _, other := range l.peers {
 		if other.link != nil {
 			other.link.close()
-			other.link, other.retryAt = nil, now
+			other.link = nil
 		}
 	}
 }

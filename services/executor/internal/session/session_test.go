@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -568,6 +570,12 @@ func TestBackOff(t *testing.T) {
 		if n := p.logs.FilterMessageSnippet("No connection").Len(); n != 2 {
 			t.Errorf("%d complaints, want one for each reason: %v", n, p.logs.All())
 		}
+		before = time.Now()
+		b.end <- status.Error(codes.Unavailable, "gone")
+		<-p.registry.arrivals
+		if waited := time.Since(before); waited > firstRetry {
+			t.Errorf("back after %v, want the shortest delay again", waited)
+		}
 	})
 }
 
@@ -605,36 +613,44 @@ func TestResultsGather(t *testing.T) {
 	})
 }
 
-// BenchmarkSession is the loop against a registry that acknowledges at once, over
-// memory: with work that takes no time, and with a template that does nothing.
+// BenchmarkSession is the loop against registries that acknowledge at once, over
+// memory: with work that takes no time, with a template that does nothing, and
+// with two registries that both have more work than there are slots.
 func BenchmarkSession(b *testing.B) {
-	b.Run("instant", func(b *testing.B) { benchmarkSession(b, instant{}) })
-	b.Run("inside", func(b *testing.B) {
-		t, err := template.Compile(nothing{})
-		if err != nil {
-			b.Fatal(err)
-		}
-		benchmarkSession(b, inside{t})
-	})
+	t, err := template.Compile(nothing{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("instant", func(b *testing.B) { benchmarkSession(b, instant{}, 1) })
+	b.Run("inside", func(b *testing.B) { benchmarkSession(b, inside{t}, 1) })
+	b.Run("two registries", func(b *testing.B) { benchmarkSession(b, inside{t}, 2) })
 }
 
-func benchmarkSession(b *testing.B, work Runner) {
-	registry := &echo{total: b.N, done: make(chan struct{})}
-	listener := bufconn.Listen(1 << 20)
+func benchmarkSession(b *testing.B, work Runner, registries int) {
 	options, err := rpc.ServerOptions(rpc.TLS{Plaintext: true})
 	if err != nil {
 		b.Fatal(err)
 	}
-	server := grpc.NewServer(options...)
-	almanacv1.RegisterLeaseServiceServer(server, registry)
-	go func() { _ = server.Serve(listener) }()
-	defer server.Stop()
-	s, err := New(Config{
-		Registries: []string{"10.0.0.1:9090"}, Lookup: func(context.Context, string) ([]netip.Addr, error) { return []netip.Addr{at(0)}, nil },
+	shared := &echoes{total: int64(b.N), done: make(chan struct{})}
+	config := Config{
 		TLS: rpc.TLS{Plaintext: true}, Host: "h", Templates: []Template{{Descriptor: template.Descriptor{Type: idem, Idempotent: true}, Quiet: true}},
 		Slots: 4096, Runner: work, LogLines: 1, LogBytes: 1, Logger: zap.NewNop(), Now: time.Now,
 		After: func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop },
-	})
+		Lookup: func(_ context.Context, host string) ([]netip.Addr, error) {
+			return []netip.Addr{netip.MustParseAddr(host)}, nil
+		},
+	}
+	listeners := map[string]*bufconn.Listener{}
+	for i := range registries {
+		address := net.JoinHostPort(at(i).String(), "9090")
+		config.Registries = append(config.Registries, address)
+		listeners[address] = bufconn.Listen(1 << 20)
+		server := grpc.NewServer(options...)
+		almanacv1.RegisterLeaseServiceServer(server, &echo{echoes: shared, name: strconv.Itoa(i)})
+		go func() { _ = server.Serve(listeners[address]) }()
+		defer server.Stop()
+	}
+	s, err := New(config)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -642,16 +658,19 @@ func benchmarkSession(b *testing.B, work Runner) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	dialOptions = append(dialOptions, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
+	dialOptions = append(dialOptions, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+		return listeners[address].DialContext(ctx)
+	}))
 	s.dial = func(ctx context.Context, to place) (transport, error) { return dial(ctx, to, "", dialOptions) }
 	ctx, cancel := context.WithCancel(b.Context())
 	ended := make(chan struct{})
 	b.ReportAllocs()
 	b.ResetTimer()
 	go func() { defer close(ended); _ = s.Run(ctx, nil) }()
-	<-registry.done
+	<-shared.done
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "results/s")
+	b.ReportMetric(float64(shared.back.Load())/float64(b.N), "back/result")
 	cancel()
 	<-ended
 }
@@ -686,16 +705,23 @@ func (nothing) Execute(context.Context, *template.Run) (template.Result, error) 
 	return template.Result{"message": "Nothing was done."}, nil
 }
 
+// echoes is what several registries know together.
+type echoes struct {
+	total       int64
+	ended, back atomic.Int64
+	done        chan struct{}
+}
+
 // echo assigns as much as it has credit for.
 type echo struct {
 	almanacv1.UnimplementedLeaseServiceServer
-	total int
-	done  chan struct{}
+	*echoes
+	name string
 }
 
 func (e *echo) Lease(stream grpc.BidiStreamingServer[almanacv1.LeaseRequest, almanacv1.LeaseResponse]) error {
-	assigned, ended := 0, 0
-	for ended < e.total {
+	assigned, credits := int64(0), int32(0)
+	for {
 		f, err := stream.Recv()
 		if err != nil {
 			return err
@@ -705,19 +731,19 @@ func (e *echo) Lease(stream grpc.BidiStreamingServer[almanacv1.LeaseRequest, alm
 			answer.Welcome = &almanacv1.Welcome{SessionTtlMilliseconds: 5000}
 		}
 		for _, r := range f.GetResults() {
-			ended++
 			answer.Acknowledged = append(answer.Acknowledged, lease(r.GetExecutionId(), r.GetToken()))
 		}
-		for i := f.GetCredits(); i > 0 && assigned < e.total; i-- {
+		n := int64(len(f.GetResults()))
+		if ended := e.ended.Add(n); n > 0 && ended >= e.total && ended-n < e.total {
+			close(e.done)
+		}
+		e.back.Add(int64(len(f.GetHandedBack())))
+		for credits += f.GetCredits(); credits > 0 && e.ended.Load() < e.total; credits-- {
 			assigned++
-			m := assignment(int64(assigned), fmt.Sprintf("exec_%012d", assigned), 1, idem)
-			answer.Assignments = append(answer.Assignments, m)
+			answer.Assignments = append(answer.Assignments, assignment(assigned, fmt.Sprintf("exec_%s_%012d", e.name, assigned), 1, idem))
 		}
 		if err := stream.Send(answer); err != nil {
 			return err
 		}
 	}
-	close(e.done)
-	<-stream.Context().Done()
-	return nil
 }
