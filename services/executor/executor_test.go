@@ -314,17 +314,21 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-// TestSignals: SIGTERM drains a command, which then ends in order.
+// TestSignals: a command connects to two registries; SIGTERM drains it, and it
+// ends in order.
 func TestSignals(t *testing.T) {
-	r := &registry{}
+	r, other := &registry{}, &registry{}
 	config := configured(t, r.serve(t))
 	command := Command()
 	command.SetArgs([]string{
-		"--registry", config.Registries[0], "--label", "zone=a", "--label=disk=ssd/2", "--token-file", config.TokenFile, "--plaintext", "--runner", program, "--log-level", "error", "--bench-noop", "--bench-noop-max-concurrency=3",
+		"--registry", config.Registries[0], "--registry", other.serve(t), "--label", "zone=a", "--label=disk=ssd/2", "--token-file", config.TokenFile, "--plaintext", "--runner", program, "--log-level", "error", "--bench-noop", "--bench-noop-max-concurrency=3",
 	})
 	done := make(chan error, 1)
 	go func() { done <- command.ExecuteContext(t.Context()) }()
 	hello := <-r.hello
+	if again := <-other.hello; again.GetSession() != hello.GetSession() || again.GetStream() == hello.GetStream() {
+		t.Errorf("hello %v at one registry and %v at the other", hello, again)
+	}
 	if labels := hello.GetLabels(); !maps.Equal(labels, map[string]string{"zone": "a", "disk": "ssd/2"}) {
 		t.Errorf("labels %v", labels)
 	}

@@ -244,6 +244,11 @@ func (l *loop) step(now time.Time) bool {
 	if st.draining && l.drained(now) {
 		return true
 	}
+	for _, p := range l.peers {
+		if p.link != nil && !p.link.stream.welcomed && !now.Before(p.link.welcomeBy) {
+			l.broke(p, errors.New("the registry does not answer the hello"), now)
+		}
+	}
 	wake := earliest(earliest(l.killAt, l.leaveAt), st.tickAt())
 	for _, k := range l.lookups {
 		switch {
@@ -252,11 +257,6 @@ func (l *loop) step(now time.Time) bool {
 			wake = earliest(wake, k.at)
 		default:
 			l.look(k)
-		}
-	}
-	for _, p := range l.peers {
-		if p.link != nil && !p.link.stream.welcomed && !now.Before(p.link.welcomeBy) {
-			l.broke(p, errors.New("the registry does not answer the hello"), now)
 		}
 	}
 	l.peers = slices.DeleteFunc(l.peers, func(p *peer) bool { return p.gone && p.idle() })
