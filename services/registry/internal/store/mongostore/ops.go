@@ -1,0 +1,261 @@
+package mongostore
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+
+	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
+)
+
+// Do implements [store.Store]. Operations on the same thing run in the order
+// given, others at the same time. After one that is unknown those that follow on
+// the same thing are not performed, and unknown too: they may rest on it.
+func (s *Store) Do(ctx context.Context, now time.Time, ops []store.Op) []store.Answer {
+	answers := make([]store.Answer, len(ops))
+	leave, err := s.enter(ctx)
+	if err != nil {
+		for i := range answers {
+			answers[i].Err = understood(err)
+		}
+		return answers
+	}
+	defer leave()
+	var working sync.WaitGroup
+	for _, places := range partition(ops) {
+		working.Go(func() {
+			var failed error
+			for _, i := range places {
+				if failed == nil {
+					answers[i], failed = s.perform(ctx, now, ops[i])
+				}
+				if failed != nil {
+					answers[i] = store.Answer{Err: failed}
+				}
+			}
+		})
+	}
+	working.Wait()
+	return answers
+}
+
+// partition returns, for each thing that the operations are about, which those
+// are: a job that is fired with all its executions, else an execution, or a
+// session.
+func partition(ops []store.Op) [][]int {
+	fired := map[string]bool{}
+	for _, op := range ops {
+		if f, ok := op.(*store.Fire); ok {
+			fired[f.Execution.JobID] = true
+		}
+	}
+	of := func(executionID string) string {
+		if id, _, _, ok := job.ParseExecutionID(executionID); ok && fired[id] {
+			return id
+		}
+		return executionID
+	}
+	groups := map[string]int{}
+	var places [][]int
+	for i, op := range ops {
+		var key string
+		switch op := op.(type) {
+		case *store.Fire:
+			key = op.Execution.JobID
+		case *store.Change:
+			key = of(op.To.ID)
+		case *store.AppendLog:
+			key = of(op.ID)
+		case *store.Beat:
+			key = op.Session
+		case *store.EndSession:
+			key = op.Session
+		}
+		g, ok := groups[key]
+		if !ok {
+			g = len(places)
+			groups[key], places = g, append(places, nil)
+		}
+		places[g] = append(places[g], i)
+	}
+	return places
+}
+
+// perform does one operation when there is a connection for it. The error is why
+// the answer is not known.
+func (s *Store) perform(ctx context.Context, now time.Time, op store.Op) (a store.Answer, err error) {
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-ctx.Done():
+		return store.Answer{}, understood(ctx.Err())
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	switch op := op.(type) {
+	case *store.Fire:
+		a, err = s.fire(ctx, op)
+	case *store.Change:
+		a, err = s.change(ctx, op)
+	case *store.Beat:
+		a, err = s.beat(ctx, now, op)
+	case *store.EndSession:
+		a, err = s.endSession(ctx, now, op)
+	case *store.AppendLog:
+		a, err = s.appendLog(ctx, op)
+	default:
+		err = fmt.Errorf("operation %T is not known", op)
+	}
+	if err != nil {
+		return store.Answer{}, fmt.Errorf("%w: %w", job.ErrUnavailable, err)
+	}
+	return a, nil
+}
+
+// change is one update; it reads only when that finds nothing, or when an audit
+// goes with it.
+func (s *Store) change(ctx context.Context, c *store.Change) (store.Answer, error) {
+	id := c.To.ID
+	for range tries {
+		had := 0
+		if c.Audit != nil {
+			have, err := one[execution](ctx, s.executions, byID(id))
+			if err != nil {
+				return store.Answer{}, err
+			}
+			if have == nil {
+				return lost, nil
+			}
+			if err := s.copyOut(ctx, s.executions, id, have.Audit); err != nil {
+				return store.Answer{}, err
+			}
+			had = have.Audits
+		}
+		filter := bson.D{{Key: "_id", Value: id}, {Key: "status", Value: string(c.Status)}, {Key: "token", Value: c.Token}}
+		if c.Uncancelled {
+			filter = append(filter, absent("cancel_requested"))
+		}
+		matched, seatTaken, err := s.writeState(ctx, filter, c.To, c.Audit, had)
+		if err != nil {
+			return store.Answer{}, err
+		}
+		if matched {
+			s.copyOutNew(ctx, s.executions, id, c.Audit, had)
+			return store.Answer{Outcome: store.Done}, nil
+		}
+		have, err := one[execution](ctx, s.executions, byID(id))
+		if err != nil {
+			return store.Answer{}, err
+		}
+		if have == nil {
+			return lost, nil
+		}
+		stands, err := have.decode()
+		if err != nil {
+			return store.Answer{}, err
+		}
+		want, err := kept(c.To)
+		if err != nil {
+			return store.Answer{}, err
+		}
+		if sameState(stands, want) {
+			return store.Answer{Outcome: store.Done}, nil
+		}
+		if still := stands.Status == c.Status && stands.Token == c.Token && (!c.Uncancelled || !stands.CancelRequested); !still {
+			return store.Answer{Outcome: store.Lost, Execution: stands}, nil
+		} else if seatTaken {
+			return store.Answer{Outcome: store.Lost, Execution: stands, SeatTaken: true}, nil
+		}
+		// Only another audit came in between.
+	}
+	return store.Answer{}, fmt.Errorf("change %s: %w", id, errRestless)
+}
+
+// writeState is the compare-and-set of a record. It confirms the record: whoever
+// changes one has made sure that it may be relied on.
+func (s *Store) writeState(ctx context.Context, filter bson.D, to *job.Execution, a *store.Audit, had int) (matched, seatTaken bool, err error) {
+	sets, unsets, err := replacement(toState(to), optional)
+	if err != nil {
+		return false, false, err
+	}
+	unsets = append(unsets, bson.E{Key: "unconfirmed", Value: ""})
+	if !to.Exclusive {
+		unsets = append(unsets, bson.E{Key: "exclusive_key", Value: ""})
+	}
+	filter, sets = audited(filter, sets, a, had)
+	u := changes(sets, unsets)
+	if !to.StartedAt.IsZero() {
+		u = append(u, bson.E{Key: "$max", Value: bson.D{{Key: "last_started_at", Value: date(to.StartedAt)}}})
+	}
+	matched, err = update(ctx, s.executions, filter, u)
+	if duplicate(err) {
+		return false, true, nil
+	}
+	return matched, false, err
+}
+
+func (s *Store) beat(ctx context.Context, now time.Time, b *store.Beat) (store.Answer, error) {
+	matched, err := update(ctx, s.sessions,
+		bson.D{{Key: "_id", Value: b.Session}, absent("ended_at"), {Key: "count", Value: bson.D{{Key: "$lte", Value: b.Count}}}},
+		set(bson.E{Key: "count", Value: b.Count}, bson.E{Key: "running", Value: b.Running}, bson.E{Key: "stopping", Value: b.Stopping},
+			bson.E{Key: "last_beat_at", Value: date(now)}))
+	if err != nil || matched {
+		return store.Answer{Outcome: store.Done}, err
+	}
+	live, err := s.liveSession(ctx, b.Session)
+	return doneIf(live != nil), err
+}
+
+func (s *Store) endSession(ctx context.Context, now time.Time, e *store.EndSession) (store.Answer, error) {
+	matched, err := update(ctx, s.sessions, bson.D{{Key: "_id", Value: e.Session}, {Key: "count", Value: e.Count}, absent("ended_at")},
+		set(bson.E{Key: "ended_at", Value: date(now)}))
+	if err != nil || matched {
+		return store.Answer{Outcome: store.Done}, err
+	}
+	live, err := s.liveSession(ctx, e.Session)
+	return doneIf(live == nil), err
+}
+
+func doneIf(done bool) store.Answer {
+	if done {
+		return store.Answer{Outcome: store.Done}
+	}
+	return lost
+}
+
+// logChunk is a part of an attempt's log as it is kept.
+type logChunk struct {
+	ID          string    `bson:"_id"`
+	ExecutionID string    `bson:"execution_id"`
+	Token       int64     `bson:"token"`
+	Number      int       `bson:"number"`
+	Count       int       `bson:"count"` // of lines
+	Lines       []logLine `bson:"lines"`
+}
+
+type logLine struct {
+	At      *bson.DateTime `bson:"timestamp"`
+	Level   string         `bson:"level"`
+	Message string         `bson:"message"`
+}
+
+func (s *Store) appendLog(ctx context.Context, a *store.AppendLog) (store.Answer, error) {
+	there, err := one[execution](ctx, s.executions, byID(a.ID), options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}}))
+	if err != nil || there == nil {
+		return lost, err
+	}
+	c := logChunk{
+		ID: fmt.Sprintf("%s/%d/%d", a.ID, a.Token, a.Number), ExecutionID: a.ID, Token: a.Token, Number: a.Number,
+		Count: len(a.Lines), Lines: make([]logLine, len(a.Lines)),
+	}
+	for i, l := range a.Lines {
+		c.Lines[i] = logLine{maybeDate(l.At), l.Level, l.Message}
+	}
+	_, err = insert(ctx, s.logs, c)
+	return doneIf(true), err
+}
