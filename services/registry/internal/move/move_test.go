@@ -62,7 +62,7 @@ func mustRun(t *testing.T, from, to move.Store) (copied, source int) {
 // Whatever a store holds, the other one holds it afterwards and goes on as the
 // first would have; and doing it again changes nothing.
 func TestMoves(t *testing.T) {
-	for seed := range uint64(5) {
+	for seed := range uint64(3) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			first, second, third := open(t), open(t), open(t)
 			filled := storetest.Fill(t, first, seed, 400)
@@ -350,11 +350,11 @@ func (s *wrong) Replicas(ctx context.Context) ([]store.Replica, error) {
 	return s.Store.Replicas(ctx)
 }
 
-func (s *wrong) Mend(ctx context.Context, at time.Time) error {
-	if s.kind == "mend" {
+func (s *wrong) Finish(ctx context.Context, at time.Time) error {
+	if s.kind == "finish" {
 		return s.err
 	}
-	return s.Store.Mend(ctx, at)
+	return s.Store.Finish(ctx, at)
 }
 
 func TestTroubleIsTold(t *testing.T) {
@@ -386,7 +386,7 @@ func TestTroubleIsTold(t *testing.T) {
 			}
 		})
 	}
-	if _, err := run(t, &wrong{open(t), "mend", nil, errBroken}, open(t)); !errors.Is(err, errBroken) {
-		t.Errorf("mend: %v", err)
+	if _, err := run(t, &wrong{open(t), "finish", nil, errBroken}, open(t)); !errors.Is(err, errBroken) {
+		t.Errorf("finish: %v", err)
 	}
 }

@@ -24,8 +24,9 @@ type Store interface {
 	// was interrupted anywhere.
 	Import(ctx context.Context, records []Record) (inserted int, err error)
 
-	// Mend finishes what a process that died left half done; see [store.Work].
-	Mend(ctx context.Context, now time.Time) error
+	// Finish finishes all that processes that died left half done. Nobody else is
+	// at work.
+	Finish(ctx context.Context, now time.Time) error
 	// Replicas returns the registries on the store; see [store.Fleet].
 	Replicas(ctx context.Context) ([]store.Replica, error)
 }

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"time"
 
 	"zombiezen.com/go/sqlite"
 
@@ -27,6 +28,9 @@ func Exists(folder string) (bool, error) {
 	}
 	return err == nil, err
 }
+
+// Finish implements [move.Store]. A transaction leaves nothing half done.
+func (s *Store) Finish(context.Context, time.Time) error { return nil }
 
 // errStopped ends an export whose reader wants no more.
 var errStopped = errors.New("stopped")
