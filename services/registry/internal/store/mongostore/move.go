@@ -129,7 +129,7 @@ func (s *Store) export(ctx context.Context, kind move.Kind, yield func(move.Reco
 	case move.Audits:
 		// The index of the page of all, backwards.
 		return each(ctx, s.audits, bson.D{}, bson.D{{Key: "at", Value: 1}, {Key: "object", Value: 1}, {Key: "n", Value: 1}}, func(d *auditEntry) error {
-			return yield(move.Audit{Number: d.N, Audit: d.decode().Audit})
+			return yield(move.Audit{Number: d.Audit.N, Audit: d.decode().Audit})
 		})
 	default:
 		return fmt.Errorf("records of the kind %q are not known", kind)
@@ -282,7 +282,7 @@ func (s *Store) documents(ctx context.Context, records []move.Record) (into *mon
 			into, documents = s.quotas, append(documents, d)
 		case move.Audit:
 			audits[r.Object] = max(audits[r.Object], r.Number)
-			into, documents = s.audits, append(documents, auditEntry{ID: fmt.Sprintf("%s/%d", r.Object, r.Number), pendingAudit: *toAudit(&r.Audit, r.Number)})
+			into, documents = s.audits, append(documents, auditEntry{ID: fmt.Sprintf("%s/%d", r.Object, r.Number), Audit: *toAudit(&r.Audit, r.Number)})
 		default:
 			return nil, nil, fmt.Errorf("a record of the type %T is not known", r)
 		}
