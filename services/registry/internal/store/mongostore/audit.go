@@ -28,9 +28,13 @@ type pendingAudit struct {
 
 // auditEntry is one of the audit log.
 type auditEntry struct {
-	ID           string `bson:"_id"`
-	pendingAudit `bson:",inline"`
+	ID     string       `bson:"_id"`
+	Audit  pendingAudit `bson:",inline"`
+	Source string       `bson:"source,omitempty"` // collection, document and number that it was copied from
 }
+
+// maxNamesakes bounds the search for a free number.
+const maxNamesakes = 10_000
 
 func toAudit(a *store.Audit, n int) *pendingAudit {
 	return &pendingAudit{
@@ -40,12 +44,13 @@ func toAudit(a *store.Audit, n int) *pendingAudit {
 }
 
 func (e *auditEntry) decode() store.AuditEntry {
-	a := store.AuditEntry{ID: e.ID, Audit: store.Audit{At: fromDate(&e.At), User: e.User, Address: e.Address, Action: e.Action, Object: e.Object}}
-	if e.Before != nil {
-		a.Before = []byte(*e.Before)
+	p := &e.Audit
+	a := store.AuditEntry{ID: e.ID, Audit: store.Audit{At: fromDate(&p.At), User: p.User, Address: p.Address, Action: p.Action, Object: p.Object}}
+	if p.Before != nil {
+		a.Before = []byte(*p.Before)
 	}
-	if e.After != nil {
-		a.After = []byte(*e.After)
+	if p.After != nil {
+		a.After = []byte(*p.After)
 	}
 	return a
 }
@@ -64,13 +69,30 @@ func audited(filter, sets bson.D, a *store.Audit, had int) (bson.D, bson.D) {
 		append(sets, bson.E{Key: "audits", Value: had + 1}, bson.E{Key: "audit", Value: toAudit(a, had+1)})
 }
 
-// copyOut copies a pending audit to the log, at most once, and clears it.
+// copyOut copies a pending audit to the log, at most once, and clears it. Where
+// another document's audit of an object of the same name has its number, it gets
+// the next that is free.
 func (s *Store) copyOut(ctx context.Context, c *mongo.Collection, id string, p *pendingAudit) error {
 	if p == nil {
 		return nil
 	}
-	if _, err := insert(ctx, s.audits, auditEntry{ID: fmt.Sprintf("%s/%d", p.Object, p.N), pendingAudit: *p}); err != nil {
-		return err
+	entry := auditEntry{Audit: *p, Source: fmt.Sprintf("%s/%s/%d", c.Name(), id, p.N)}
+	for ; entry.Audit.N < p.N+maxNamesakes; entry.Audit.N++ {
+		entry.ID = fmt.Sprintf("%s/%d", p.Object, entry.Audit.N)
+		fresh, err := insert(ctx, s.audits, entry)
+		if err != nil {
+			return err
+		}
+		if fresh {
+			break
+		}
+		have, err := one[auditEntry](ctx, s.audits, byID(entry.ID))
+		if err != nil {
+			return err
+		}
+		if have != nil && have.Source == entry.Source {
+			break
+		}
 	}
 	_, err := update(ctx, c, bson.D{{Key: "_id", Value: id}, {Key: "audit.n", Value: p.N}}, bson.D{{Key: "$unset", Value: bson.D{{Key: "audit", Value: ""}}}})
 	return err

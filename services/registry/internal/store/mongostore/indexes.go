@@ -2,8 +2,8 @@ package mongostore
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
@@ -101,31 +101,67 @@ func (i index) model() mongo.IndexModel {
 	return mongo.IndexModel{Keys: i.document(), Options: o}
 }
 
-// Codes of the server for an index of that name, or of those keys, that is not
-// the same.
-const (
-	indexOptionsConflict  = 85
-	indexKeySpecsConflict = 86
-)
+// builtIndex is an index as the server tells of it.
+type builtIndex struct {
+	Name   string `bson:"name"`
+	Keys   bson.D `bson:"key"`
+	Unique bool   `bson:"unique"`
+}
 
-// makeIndexes makes those that are not there.
-func makeIndexes(ctx context.Context, db *mongo.Database) error {
-	models := map[string][]mongo.IndexModel{}
-	var names []string
-	for _, i := range indexes {
-		if models[i.collection] == nil {
-			names = append(names, i.collection)
-		}
-		models[i.collection] = append(models[i.collection], i.model())
+// is tells whether an index does what i does. Whether it is sparse is not asked:
+// not every server tells.
+func (p builtIndex) is(i index) bool {
+	want := i.document()
+	if len(p.Keys) != len(want) || p.Unique != i.unique {
+		return false
 	}
-	for _, name := range names {
-		_, err := db.Collection(name).Indexes().CreateMany(ctx, models[name])
-		if c, ok := errors.AsType[mongo.CommandError](err); ok && (c.HasErrorCode(indexOptionsConflict) || c.HasErrorCode(indexKeySpecsConflict)) {
-			return fmt.Errorf("the collection %s.%s has an index that is not as this program needs it: drop it, the registry makes its own at the next start: %w", db.Name(), name, err)
+	for n, k := range want {
+		// Servers give directions as numbers of several types.
+		if p.Keys[n].Key != k.Key || fmt.Sprint(p.Keys[n].Value) != fmt.Sprint(k.Value) {
+			return false
 		}
-		if err != nil {
+	}
+	return true
+}
+
+// makeIndexes makes those that are not there. Several processes may do so at
+// the same time.
+func makeIndexes(ctx context.Context, db *mongo.Database) error {
+	there := map[string][]builtIndex{}
+	missing := map[string][]mongo.IndexModel{}
+	for _, i := range indexes {
+		have, known := there[i.collection]
+		if !known {
+			var err error
+			if have, err = listIndexes(ctx, db.Collection(i.collection)); err != nil {
+				return err
+			}
+			there[i.collection] = have
+		}
+		switch at := slices.IndexFunc(have, func(p builtIndex) bool { return p.Name == i.name }); {
+		case at < 0:
+			missing[i.collection] = append(missing[i.collection], i.model())
+		case !have[at].is(i):
+			return fmt.Errorf("the index %s of %s.%s is not as this program needs it: drop it; the registry makes its own at the next start",
+				i.name, db.Name(), i.collection)
+		}
+	}
+	for name, models := range missing {
+		if _, err := db.Collection(name).Indexes().CreateMany(ctx, models); err != nil {
 			return fmt.Errorf("make the indexes of %s.%s: %w", db.Name(), name, err)
 		}
 	}
 	return nil
+}
+
+func listIndexes(ctx context.Context, c *mongo.Collection) ([]builtIndex, error) {
+	cursor, err := c.Indexes().List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the indexes of %s: %w", c.Name(), err)
+	}
+	var all []builtIndex
+	if err := cursor.All(ctx, &all); err != nil {
+		return nil, fmt.Errorf("list the indexes of %s: %w", c.Name(), err)
+	}
+	return all, nil
 }
