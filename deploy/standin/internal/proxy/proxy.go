@@ -157,15 +157,16 @@ func (p *Proxy) answer(ctx context.Context, turn chan struct{}, backend net.Conn
 		return request.refusal(s.code)
 	case DelayBefore:
 		s.wait(ctx)
+	case CutAfter, DelayAfter: // below
 	}
 	reply, err := exchange(ctx, turn, backend, request)
 	if err != nil {
 		return nil, err
 	}
-	switch s.action {
-	case CutAfter:
+	if s.action == CutAfter {
 		return nil, errCut
-	case DelayAfter:
+	}
+	if s.action == DelayAfter {
 		s.wait(ctx)
 	}
 	return reply, nil

@@ -151,7 +151,10 @@ func TestExportEndsWhereItIsTold(t *testing.T) {
 	for _, side := range []move.Store{filler, s} {
 		for _, kind := range move.Kinds {
 			n := 0
-			for range side.Export(t.Context(), kind) {
+			for _, err := range side.Export(t.Context(), kind) {
+				if err != nil {
+					t.Error(err)
+				}
 				n++
 				break
 			}

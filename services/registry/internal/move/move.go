@@ -208,7 +208,7 @@ func compare(ctx context.Context, from, to Store, kind Kind, but string) (c comp
 		return c, err
 	}
 	for a != nil || b != nil {
-		which := 0
+		var which int
 		switch {
 		case b == nil:
 			which = -1

@@ -29,7 +29,7 @@ const (
 )
 
 // URI is the real server's where there is one, else that of a stand-in that ends with the test.
-func URI(t testing.TB) (uri string, real bool) {
+func URI(t testing.TB) (uri string, isReal bool) {
 	t.Helper()
 	if uri := os.Getenv(RealEnv); uri != "" {
 		return uri, true

@@ -58,13 +58,13 @@ func TestFaults(t *testing.T) {
 
 func TestURI(t *testing.T) {
 	t.Setenv(RealEnv, "mongodb://db.example:27017/?replicaSet=rs")
-	if uri, real := URI(t); uri != "mongodb://db.example:27017/?replicaSet=rs" || !real {
-		t.Errorf("got %s, %v", uri, real)
+	if uri, isReal := URI(t); uri != "mongodb://db.example:27017/?replicaSet=rs" || !isReal {
+		t.Errorf("got %s, %v", uri, isReal)
 	}
 	t.Setenv(RealEnv, "")
-	uri, real := URI(t)
-	if !strings.HasPrefix(uri, "mongodb://127.0.0.1:") || real {
-		t.Errorf("got %s, %v", uri, real)
+	uri, isReal := URI(t)
+	if !strings.HasPrefix(uri, "mongodb://127.0.0.1:") || isReal {
+		t.Errorf("got %s, %v", uri, isReal)
 	}
 	if err := things(t, uri).Database().Client().Ping(t.Context(), nil); err != nil {
 		t.Error(err)
