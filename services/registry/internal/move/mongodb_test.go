@@ -13,10 +13,10 @@ import (
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store/storetest"
 )
 
-// openMongoDB opens a database of a server.
-func openMongoDB(t *testing.T, server *standintest.Standin, database string) *mongostore.Store {
+// openMongoDB opens a database.
+func openMongoDB(t *testing.T, uri string) *mongostore.Store {
 	t.Helper()
-	s, err := mongostore.Open(t.Context(), mongostore.Options{URI: server.URI + database, AllowStandalone: true})
+	s, err := mongostore.Open(t.Context(), mongostore.Options{URI: uri, AllowStandalone: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,11 +30,15 @@ func openMongoDB(t *testing.T, server *standintest.Standin, database string) *mo
 
 // From SQLite to MongoDB, to another one and back, and on from each.
 func TestMovesBetweenDatabases(t *testing.T) {
-	server := standintest.Start(t)
+	server, isReal := standintest.URI(t)
+	database := func(t *testing.T, name string) *mongostore.Store {
+		t.Helper()
+		return openMongoDB(t, standintest.Database(t, server, isReal, name))
+	}
 	for seed := range uint64(2) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			first, back := open(t), open(t)
-			there, too := openMongoDB(t, server, fmt.Sprint("there", seed)), openMongoDB(t, server, fmt.Sprint("too", seed))
+			there, too := database(t, fmt.Sprint("there", seed)), database(t, fmt.Sprint("too", seed))
 			filled := storetest.Fill(t, first, seed, 80)
 			copied, all := mustRun(t, first, there)
 			if copied != all {
@@ -63,7 +67,7 @@ func TestMovesThroughFailures(t *testing.T) {
 	filled := storetest.Fill(t, from, 3, 60)
 	for _, action := range []standintest.Action{standintest.CutBefore, standintest.CutAfter} {
 		t.Run(string(action), func(t *testing.T) {
-			to := openMongoDB(t, server, string(action))
+			to := openMongoDB(t, server.URI+string(action))
 			tries := 0
 			for n := 0; ; n++ { // the n-th insert of each try fails
 				fault := server.Inject(t, standintest.Fault{Command: "insert", Action: action, Skip: n, Count: 1})
@@ -89,7 +93,7 @@ func TestMovesThroughFailures(t *testing.T) {
 // What a registry had begun when it died is finished and moves along.
 func TestHalfDoneWorkIsFinished(t *testing.T) {
 	server := standintest.Start(t)
-	from, to, filler := openMongoDB(t, server, "from"), open(t), open(t)
+	from, to, filler := openMongoDB(t, server.URI+"from"), open(t), open(t)
 	storetest.Fill(t, filler, 1, 100)
 	mustRun(t, filler, from)
 	due, err := from.DueJobs(t.Context(), nil, now.AddDate(1, 0, 0), nil, 1)
@@ -145,7 +149,7 @@ func TestHalfDoneWorkIsFinished(t *testing.T) {
 // Who wants no more of an export may leave it; what is not known is an error.
 func TestExportEndsWhereItIsTold(t *testing.T) {
 	server := standintest.Start(t)
-	filler, s := open(t), openMongoDB(t, server, "app")
+	filler, s := open(t), openMongoDB(t, server.URI+"app")
 	storetest.Fill(t, filler, 1, 60)
 	mustRun(t, filler, s)
 	for _, side := range []move.Store{filler, s} {

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,9 +16,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
+
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
 )
 
 // The environment that decides.
@@ -35,6 +40,36 @@ func URI(t testing.TB) (uri string, isReal bool) {
 		return uri, true
 	}
 	return Start(t).URI, false
+}
+
+// Database returns the URI of an empty database of the server. On a real one it
+// gets a name of its own, and is dropped after the test.
+func Database(t testing.TB, server string, isReal bool, name string) (uri string) {
+	t.Helper()
+	if isReal {
+		name = "almanac_test_" + strings.ToLower(rand.Text()[:8]) + "_" + name
+	}
+	base, query, found := strings.Cut(server, "?")
+	uri = strings.TrimSuffix(base, "/") + "/" + name
+	if found {
+		uri += "?" + query
+	}
+	if isReal {
+		t.Cleanup(func() {
+			if err := drop(context.WithoutCancel(t.Context()), uri, name); err != nil {
+				t.Errorf("drop %s: %v", name, err)
+			}
+		})
+	}
+	return uri
+}
+
+func drop(ctx context.Context, uri, name string) error {
+	client, err := mongo.Connect(options.Client().ApplyURI(uri))
+	if err != nil {
+		return err
+	}
+	return errors.Join(client.Database(name).Drop(ctx), client.Disconnect(ctx))
 }
 
 // Standin is a stand-in that runs, with a database folder of its own.

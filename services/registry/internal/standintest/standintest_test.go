@@ -3,6 +3,7 @@ package standintest
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -68,6 +69,38 @@ func TestURI(t *testing.T) {
 	}
 	if err := things(t, uri).Database().Client().Ping(t.Context(), nil); err != nil {
 		t.Error(err)
+	}
+}
+
+// On a server that stays, a database has a name of its own and is gone after the
+// test. (The server is a stand-in all the same.)
+func TestDatabase(t *testing.T) {
+	server := Start(t)
+	if got, want := Database(t, server.URI, false, "app"), server.URI+"app"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	names := func() []string {
+		names, err := things(t, server.URI).Database().Client().ListDatabaseNames(t.Context(), bson.D{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.DeleteFunc(names, func(n string) bool { return !strings.HasPrefix(n, "almanac_test_") })
+	}
+	t.Run("real", func(t *testing.T) {
+		uri := Database(t, server.URI+"?appName=test", true, "app")
+		if !strings.HasSuffix(uri, "_app?appName=test") {
+			t.Errorf("got %s", uri)
+		}
+		name := strings.TrimSuffix(strings.TrimPrefix(uri, server.URI), "?appName=test")
+		if _, err := things(t, uri).Database().Client().Database(name).Collection("c").InsertOne(t.Context(), bson.D{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := names(); !slices.Equal(got, []string{name}) {
+			t.Errorf("there are %v, want %s", got, name)
+		}
+	})
+	if got := names(); len(got) != 0 {
+		t.Errorf("%v are left", got)
 	}
 }
 
