@@ -20,7 +20,16 @@ import (
 type Config struct {
 	HTTPAddr string // REST; port 0 picks one
 	GRPCAddr string // gRPC, for clients and executors; port 0 picks one
-	Store    string // sqlite:FOLDER
+	Store    string // sqlite:FOLDER, or the URI of a MongoDB without its password
+
+	// What the servers of a MongoDB want to know and show.
+	StoreUsername        string
+	StorePasswordFile    string
+	StoreTLSCAFile       string // PEM: whom to trust
+	StoreTLSCertFile     string // PEM: the registry's own certificate
+	StoreTLSKeyFile      string
+	StoreAllowStandalone bool // permits a MongoDB that is not a replica set
+
 	// ExecutorTokenFile holds the credential that all executors share. Without
 	// it none is let in.
 	ExecutorTokenFile string
@@ -73,7 +82,13 @@ func (c *Config) bind(flags *pflag.FlagSet) {
 
 // bindStore adds the flags that every command needs.
 func (c *Config) bindStore(flags *pflag.FlagSet) {
-	flags.StringVar(&c.Store, "store", "sqlite:almanac-data", "where everything is kept: sqlite: and a folder")
+	flags.StringVar(&c.Store, "store", "sqlite:almanac-data", "where everything is kept: sqlite: and a folder, or mongodb://HOST:27017/DATABASE")
+	flags.StringVar(&c.StoreUsername, "store-username", "", "user of the MongoDB")
+	flags.StringVar(&c.StorePasswordFile, "store-password-file", "", "file with the user's password")
+	flags.StringVar(&c.StoreTLSCAFile, "store-tls-ca-file", "", "PEM file with the certificates to trust in the MongoDB; switches TLS on")
+	flags.StringVar(&c.StoreTLSCertFile, "store-tls-cert-file", "", "PEM file with the registry's certificate for the MongoDB; switches TLS on")
+	flags.StringVar(&c.StoreTLSKeyFile, "store-tls-key-file", "", "PEM file with the private key of that certificate")
+	flags.BoolVar(&c.StoreAllowStandalone, "store-allow-standalone", false, "accept a MongoDB that is not a replica set, for trying things out: when it is lost, so is what it acknowledged")
 	flags.StringVar(&c.LogFormat, "log-format", "json", "json or console")
 	flags.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
 	flags.String(configFlag, "", "file with settings (YAML or JSON), named like the flags with underscores")
@@ -159,9 +174,7 @@ func (c *Config) validate() error {
 			wrong(a.field, "%s can be reached from other machines: give tls_cert_file and tls_key_file, or say plaintext if something in front provides TLS", a.address)
 		}
 	}
-	if _, err := c.storePath(); err != nil {
-		bad = append(bad, err)
-	}
+	bad = append(bad, c.validateStore(), c.strayStoreSettings())
 	if c.MaxJobs < 0 {
 		wrong("max_jobs", "must be 0 for no limit, or more, not %d", c.MaxJobs)
 	}
@@ -186,15 +199,6 @@ func loopback(host string) bool {
 	}
 	ip := net.ParseIP(host)
 	return ip != nil && ip.IsLoopback()
-}
-
-// storePath returns the folder of the SQLite store.
-func (c *Config) storePath() (string, error) {
-	path, ok := strings.CutPrefix(c.Store, "sqlite:")
-	if !ok || path == "" {
-		return "", fmt.Errorf("store: %q must be sqlite:FOLDER, for example sqlite:/var/lib/almanac", c.Store)
-	}
-	return path, nil
 }
 
 func (c *Config) tls() rpc.TLS {

@@ -1,6 +1,6 @@
 // Package registry is the service that owns the definitions of jobs, decides
 // when they run, and leases their runs to executors. This file is the only place
-// that knows which store is in use and reads the clock.
+// that reads the clock.
 package registry
 
 import (
@@ -22,7 +22,6 @@ import (
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/move"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
-	"github.com/almanac-scheduler/almanac/services/registry/internal/store/sqlitestore"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/templates"
 )
 
@@ -59,18 +58,6 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	err = runOn(ctx, cfg, s, token, log)
 	return errors.Join(err, s.Close())
-}
-
-func openStore(ctx context.Context, cfg Config, log *zap.Logger) (store.Store, error) {
-	folder, err := cfg.storePath()
-	if err != nil {
-		return nil, err
-	}
-	s, err := sqlitestore.Open(ctx, folder, sqlitestore.Options{Log: log.Named("store")})
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	return s, nil
 }
 
 // runOn runs on a store that the caller closes afterwards.
