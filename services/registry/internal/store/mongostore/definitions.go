@@ -425,6 +425,15 @@ type template struct {
 	MaxConcurrency    int    `bson:"max_concurrency"`
 }
 
+func toTemplate(t *job.Template) template {
+	schema := toObject(t.Schema)
+	return template{
+		Type: t.Type, Version: t.Version, Name: t.Name, Description: t.Description, Category: t.Category, Icon: t.Icon,
+		Schema: schema.document, SchemaJSON: schema.text, EstimatedDuration: t.EstimatedDuration, ResourceUsage: t.ResourceUsage,
+		RiskLevel: t.RiskLevel, Idempotent: t.Idempotent, Destructive: t.Destructive, MaxConcurrency: t.MaxConcurrency,
+	}
+}
+
 // PutTemplates implements [store.Definitions].
 func (s *Store) PutTemplates(ctx context.Context, ts []job.Template) error {
 	return s.call(ctx, func(ctx context.Context) error {
@@ -438,12 +447,7 @@ func (s *Store) PutTemplates(ctx context.Context, ts []job.Template) error {
 }
 
 func (s *Store) putTemplate(ctx context.Context, t *job.Template) error {
-	schema := toObject(t.Schema)
-	d := template{
-		Type: t.Type, Version: t.Version, Name: t.Name, Description: t.Description, Category: t.Category, Icon: t.Icon,
-		Schema: schema.document, SchemaJSON: schema.text, EstimatedDuration: t.EstimatedDuration, ResourceUsage: t.ResourceUsage,
-		RiskLevel: t.RiskLevel, Idempotent: t.Idempotent, Destructive: t.Destructive, MaxConcurrency: t.MaxConcurrency,
-	}
+	d := toTemplate(t)
 	for range tries {
 		r, err := s.templates.ReplaceOne(ctx, bson.D{{Key: "_id", Value: d.Type}, {Key: "version", Value: bson.D{{Key: "$lte", Value: d.Version}}}}, d)
 		if err != nil {

@@ -31,6 +31,14 @@ type session struct {
 	Audit      *pendingAudit  `bson:"audit,omitempty"`
 }
 
+func toSession(o *store.Session) session {
+	return session{
+		ID: o.ID, Host: o.Host, Version: o.Version, Labels: toLabels(o.Labels), Templates: o.Templates, Slots: o.Slots,
+		OpenedAt: maybeDate(o.OpenedAt), Count: o.Count, Running: o.Running, Stopping: o.Stopping,
+		LastBeatAt: maybeDate(o.LastBeatAt), Draining: o.Draining,
+	}
+}
+
 func (d *session) decode() store.Session {
 	return store.Session{
 		ID: d.ID, Host: d.Host, Version: d.Version, Labels: fromLabels(d.Labels), Templates: d.Templates, Slots: d.Slots,
@@ -48,11 +56,7 @@ func (s *Store) OpenSession(ctx context.Context, o store.Session, now time.Time)
 		if _, err := s.sessions.DeleteMany(ctx, bson.D{{Key: "ended_at", Value: bson.D{{Key: "$lt", Value: date(now.Add(-forgetAfter))}}}}); err != nil {
 			return fmt.Errorf("forget ended sessions: %w", err)
 		}
-		fresh, err := insert(ctx, s.sessions, session{
-			ID: o.ID, Host: o.Host, Version: o.Version, Labels: toLabels(o.Labels), Templates: o.Templates, Slots: o.Slots,
-			OpenedAt: maybeDate(o.OpenedAt), Count: o.Count, Running: o.Running, Stopping: o.Stopping,
-			LastBeatAt: maybeDate(o.LastBeatAt), Draining: o.Draining,
-		})
+		fresh, err := insert(ctx, s.sessions, toSession(&o))
 		if err != nil || fresh {
 			return err
 		}

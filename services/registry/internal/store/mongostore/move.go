@@ -349,31 +349,3 @@ func (s *Store) raiseAudits(ctx context.Context, highest map[string]int) error {
 	}
 	return nil
 }
-
-func toTemplate(t *job.Template) template {
-	schema := toObject(t.Schema)
-	return template{
-		Type: t.Type, Version: t.Version, Name: t.Name, Description: t.Description, Category: t.Category, Icon: t.Icon,
-		Schema: schema.document, SchemaJSON: schema.text, EstimatedDuration: t.EstimatedDuration, ResourceUsage: t.ResourceUsage,
-		RiskLevel: t.RiskLevel, Idempotent: t.Idempotent, Destructive: t.Destructive, MaxConcurrency: t.MaxConcurrency,
-	}
-}
-
-func toSession(o *store.Session) session {
-	return session{
-		ID: o.ID, Host: o.Host, Version: o.Version, Labels: toLabels(o.Labels), Templates: o.Templates, Slots: o.Slots,
-		OpenedAt: maybeDate(o.OpenedAt), Count: o.Count, Running: o.Running, Stopping: o.Stopping,
-		LastBeatAt: maybeDate(o.LastBeatAt), Draining: o.Draining,
-	}
-}
-
-func toChunk(a *store.AppendLog) logChunk {
-	c := logChunk{
-		ID: fmt.Sprintf("%s/%d/%d", a.ID, a.Token, a.Number), ExecutionID: a.ID, Token: a.Token, Number: a.Number,
-		Count: len(a.Lines), Lines: make([]logLine, len(a.Lines)),
-	}
-	for i, l := range a.Lines {
-		c.Lines[i] = logLine{maybeDate(l.At), l.Level, l.Message}
-	}
-	return c
-}

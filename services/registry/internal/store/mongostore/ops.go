@@ -244,11 +244,7 @@ type logLine struct {
 	Message string         `bson:"message"`
 }
 
-func (s *Store) appendLog(ctx context.Context, a *store.AppendLog) (store.Answer, error) {
-	there, err := one[execution](ctx, s.executions, byID(a.ID), options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}}))
-	if err != nil || there == nil {
-		return lost, err
-	}
+func toChunk(a *store.AppendLog) logChunk {
 	c := logChunk{
 		ID: fmt.Sprintf("%s/%d/%d", a.ID, a.Token, a.Number), ExecutionID: a.ID, Token: a.Token, Number: a.Number,
 		Count: len(a.Lines), Lines: make([]logLine, len(a.Lines)),
@@ -256,6 +252,14 @@ func (s *Store) appendLog(ctx context.Context, a *store.AppendLog) (store.Answer
 	for i, l := range a.Lines {
 		c.Lines[i] = logLine{maybeDate(l.At), l.Level, l.Message}
 	}
-	_, err = insert(ctx, s.logs, c)
+	return c
+}
+
+func (s *Store) appendLog(ctx context.Context, a *store.AppendLog) (store.Answer, error) {
+	there, err := one[execution](ctx, s.executions, byID(a.ID), options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}}))
+	if err != nil || there == nil {
+		return lost, err
+	}
+	_, err = insert(ctx, s.logs, toChunk(a))
 	return doneIf(true), err
 }
