@@ -77,21 +77,21 @@ func (s *Store) copyOut(ctx context.Context, c *mongo.Collection, id string, p *
 		return nil
 	}
 	entry := auditEntry{Audit: *p, Source: fmt.Sprintf("%s/%s/%d", c.Name(), id, p.N)}
-	for ; entry.Audit.N < p.N+maxNamesakes; entry.Audit.N++ {
+	for copied := false; !copied; entry.Audit.N++ {
+		if entry.Audit.N == p.N+maxNamesakes {
+			return fmt.Errorf("copy the audit %s: %w", entry.Source, errRestless)
+		}
 		entry.ID = fmt.Sprintf("%s/%d", p.Object, entry.Audit.N)
 		fresh, err := insert(ctx, s.audits, entry)
 		if err != nil {
 			return err
 		}
-		if fresh {
-			break
-		}
-		have, err := one[auditEntry](ctx, s.audits, byID(entry.ID))
-		if err != nil {
-			return err
-		}
-		if have != nil && have.Source == entry.Source {
-			break
+		if copied = fresh; !fresh {
+			have, err := one[auditEntry](ctx, s.audits, byID(entry.ID))
+			if err != nil {
+				return err
+			}
+			copied = have != nil && have.Source == entry.Source
 		}
 	}
 	_, err := update(ctx, c, bson.D{{Key: "_id", Value: id}, {Key: "audit.n", Value: p.N}}, bson.D{{Key: "$unset", Value: bson.D{{Key: "audit", Value: ""}}}})

@@ -28,8 +28,8 @@ const (
 	DefaultDatabase = "almanac"
 
 	// minWire is the wire protocol of MongoDB 5.0, the oldest version that the
-	// store works with: older ones acknowledge a majority write that can be lost
-	// when journalling is off, and take no writes of their own accord.
+	// store is made for: it knows hello and retryable writes in every deployment,
+	// and what is older has been without fixes for years.
 	minWire = 13
 
 	// schema is the version of what the documents look like.
@@ -167,11 +167,9 @@ func clientOptions(o Options) (*options.ClientOptions, error) {
 
 // hello is what a server says of itself.
 type hello struct {
-	SetName     string `bson:"setName"`
-	Msg         string `bson:"msg"`
-	MaxWire     int    `bson:"maxWireVersion"`
-	Writable    bool   `bson:"isWritablePrimary"`
-	MinWireOnly int    `bson:"minWireVersion"`
+	SetName string `bson:"setName"`
+	Msg     string `bson:"msg"` // "isdbgrid" from a router of a sharded cluster
+	MaxWire int    `bson:"maxWireVersion"`
 }
 
 // prepare looks at whom we are talking to, and makes ready what is needed.

@@ -10,14 +10,20 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 )
 
+// The collections. They may share a database with an application, which has its
+// own users and sessions.
 const (
 	jobsName       = "dynamic_jobs"
 	executionsName = "job_executions"
+	templatesName  = "job_templates"
 	logsName       = "job_logs"
-	auditsName     = "audit_log"
-	sessionsName   = "sessions"
-	usersName      = "users"
-	tokensName     = "tokens"
+	auditsName     = "job_audit_log"
+	quotasName     = "job_manual_runs"
+	sessionsName   = "job_sessions"
+	replicasName   = "job_replicas"
+	usersName      = "job_users"
+	tokensName     = "job_tokens"
+	metaName       = "job_store"
 )
 
 // index is an index that the store makes at its start.

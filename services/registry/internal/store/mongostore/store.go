@@ -51,10 +51,10 @@ func newStore(client *mongo.Client, database string, log *zap.Logger) *Store {
 	db := client.Database(database)
 	return &Store{
 		client: client, log: log, slots: make(chan struct{}, connections),
-		jobs: db.Collection(jobsName), executions: db.Collection(executionsName), templates: db.Collection("job_templates"),
-		logs: db.Collection(logsName), audits: db.Collection(auditsName), quotas: db.Collection("manual_runs"),
-		sessions: db.Collection(sessionsName), replicas: db.Collection("replicas"), users: db.Collection(usersName),
-		tokens: db.Collection(tokensName), meta: db.Collection("store"),
+		jobs: db.Collection(jobsName), executions: db.Collection(executionsName), templates: db.Collection(templatesName),
+		logs: db.Collection(logsName), audits: db.Collection(auditsName), quotas: db.Collection(quotasName),
+		sessions: db.Collection(sessionsName), replicas: db.Collection(replicasName), users: db.Collection(usersName),
+		tokens: db.Collection(tokensName), meta: db.Collection(metaName),
 	}
 }
 
