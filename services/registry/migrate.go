@@ -7,8 +7,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -17,7 +15,6 @@ import (
 
 	"github.com/almanac-scheduler/almanac/pkg/telemetry"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/move"
-	"github.com/almanac-scheduler/almanac/services/registry/internal/store/sqlitestore"
 )
 
 func migrateCommand() *cobra.Command {
@@ -35,7 +32,8 @@ func migrateCommand() *cobra.Command {
 			"The target is empty, or holds part of such a copy: where it holds anything else, that is\n" +
 			"named and nothing is copied. So the command may be repeated: one that was interrupted goes on,\n" +
 			"and one that is repeated changes nothing and verifies again.\n\n" +
-			"Start registries on the target only after `verified equal`, and none on the source any more.",
+			"Start registries on the target only after `verified equal`, and none on the source any more.\n\n" +
+			"The flags --store-... are for the MongoDB on either side.",
 		Example: "  registry migrate --from sqlite:/var/lib/almanac --to 'mongodb://db.example/almanac?replicaSet=rs0'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -85,12 +83,12 @@ func migrate(ctx context.Context, source, target Config, dryRun bool, progress i
 		return nil, fmt.Errorf("--session-ttl: must be from 1s to 10m, not %s", source.SessionTTL)
 	}
 	// A store that is opened is made where there is none.
-	if err := thereIs(source); err != nil {
-		return nil, err
+	if err := source.storeIsThere(); err != nil {
+		return nil, fmt.Errorf("--from: %w", err)
 	}
 	if dryRun {
-		if err := thereIs(target); err != nil {
-			return nil, fmt.Errorf("%w; without --dry-run it is made", err)
+		if err := target.storeIsThere(); err != nil {
+			return nil, fmt.Errorf("--to: %w; without --dry-run it is made", err)
 		}
 	}
 	var sides [2]move.Store
@@ -103,32 +101,11 @@ func migrate(ctx context.Context, source, target Config, dryRun bool, progress i
 		defer func() { err = errors.Join(err, s.Close()) }()
 		side, ok := s.(move.Store)
 		if !ok {
-			return nil, fmt.Errorf("%s: %s cannot be moved", name, cfg.Store)
+			return nil, fmt.Errorf("%s: a %T cannot be moved", name, s)
 		}
 		sides[i] = side
 	}
 	return move.Run(ctx, timed(move.Move{From: sides[0], To: sides[1], DryRun: dryRun, Progress: progress}, source.SessionTTL))
-}
-
-// thereIs returns an error unless there is a store in the folder. Of stores that
-// are in none it returns nil.
-func thereIs(cfg Config) error {
-	folder, ok := strings.CutPrefix(cfg.Store, "sqlite:")
-	if !ok || folder == "" {
-		return nil
-	}
-	there, err := sqlitestore.Exists(folder)
-	if err != nil {
-		return fmt.Errorf("look for the store: %w", err)
-	}
-	if !there {
-		absolute, err := filepath.Abs(folder)
-		if err != nil {
-			return fmt.Errorf("look for the store: %w", err)
-		}
-		return fmt.Errorf("%s: there is no store in %s", cfg.Store, absolute)
-	}
-	return nil
 }
 
 // tellMoved says what became of each kind.

@@ -5,7 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/almanac-scheduler/almanac/services/registry/internal/standintest"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store/sqlitestore"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store/storetest"
 )
@@ -50,6 +52,48 @@ func TestMigrate(t *testing.T) {
 		}
 	}
 	filled.In(t, openFolder(t, target), openFolder(t, folder))
+}
+
+// To a MongoDB, on which a registry then works, and when that has ended, back.
+func TestMigrateToMongoDB(t *testing.T) {
+	folder, back := filepath.Join(t.TempDir(), "source"), filepath.Join(t.TempDir(), "back")
+	s := openFolder(t, folder)
+	storetest.Fill(t, s, 1, 100)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	uri := standintest.Start(t).URI + "almanac"
+	move := func(from, to string) error {
+		_, err := run(t, t.Context(), "", "migrate", "--from", from, "--to", to, "--store-allow-standalone", "--session-ttl", "1s", "--log-level", "error")
+		return err
+	}
+	if err := move("sqlite:"+folder, uri); err != nil {
+		t.Fatal(err)
+	}
+
+	ctx, stop := context.WithCancel(t.Context())
+	ready, ended := make(chan Addresses, 1), make(chan error, 1)
+	go func() {
+		ended <- Run(ctx, Config{
+			HTTPAddr: "127.0.0.1:0", GRPCAddr: "127.0.0.1:0", Store: uri, StoreAllowStandalone: true, Name: "registry-1",
+			SessionTTL: time.Second, MissedAfter: time.Minute, LogFormat: "json", LogLevel: "error", Ready: func(a Addresses) { ready <- a },
+		})
+	}()
+	select {
+	case <-ready:
+	case err := <-ended:
+		t.Fatal("the registry ended: ", err)
+	}
+	if err := move(uri, "sqlite:"+back); err == nil || !strings.Contains(err.Error(), "registry-1") || !strings.Contains(err.Error(), "on the source") {
+		t.Errorf("moved a store that a registry works on: %v", err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if err := move(uri, "sqlite:"+back); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestMigrateRefuses(t *testing.T) {

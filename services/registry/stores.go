@@ -45,6 +45,20 @@ func openStore(ctx context.Context, cfg Config, log *zap.Logger) (store.Store, e
 	return s, nil
 }
 
+// storeIsThere returns an error when the folder of the configuration holds no
+// store: opening it would make one. Of a MongoDB it knows nothing.
+func (c *Config) storeIsThere() error {
+	folder, ok := strings.CutPrefix(c.Store, sqlitePrefix)
+	if !ok || folder == "" {
+		return nil
+	}
+	there, err := sqlitestore.Exists(folder)
+	if err == nil && !there {
+		err = fmt.Errorf("there is no store in the folder %s", folder)
+	}
+	return err
+}
+
 // validateStore names every setting of the store that cannot work. It repeats no
 // URI, which may hold a secret.
 func (c *Config) validateStore() error {

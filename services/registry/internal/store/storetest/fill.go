@@ -81,7 +81,7 @@ func (w *walk) fillAccess() {
 		w.ok(w.AddToken(w.Context(), store.Token{Hash: fmt.Sprint("def", n), User: name, CreatedAt: start, ExpiresAt: at(n)}))
 	}
 	w.ok(w.PutTemplates(w.Context(), []job.Template{
-		{Type: "noop", Version: 3, Name: "No operation", Icon: "🧹", Schema: json.RawMessage(`{"type":"object","$defs":{"a.b":1.0}}`), Idempotent: true, MaxConcurrency: 2},
+		{Type: "noop", Version: 3, Name: "No operation", Icon: "🧹", Schema: json.RawMessage(`{"type":"object","$defs":{"a.b":{"default":1.0}}}`), Idempotent: true, MaxConcurrency: 2},
 		{Type: "other", Version: 1, Schema: json.RawMessage(`{}`), Destructive: true},
 	}))
 }
