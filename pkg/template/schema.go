@@ -210,6 +210,13 @@ func (s *Schema) property(path []string) map[string]any {
 	return at
 }
 
+// Requires reports whether the schema requires that top-level property in every
+// case.
+func (s *Schema) Requires(name string) bool {
+	required, _ := s.plain["required"].([]any)
+	return slices.Contains(required, any(name))
+}
+
 func (s *Schema) remedy(path []string) string {
 	at := s.property(path)
 	said := "give a value"

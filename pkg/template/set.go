@@ -16,20 +16,29 @@ type Compiled struct {
 	Template   JobTemplate
 	Descriptor Descriptor
 	Schema     *Schema
+	// Settings is the schema of the settings; nil when the template has none.
+	Settings *Schema
 }
 
-// Compile checks a template's descriptor and schema against each other and
-// compiles the schema. A destructive template must have a boolean dryRun that
+// Compile checks a template's descriptor and schemas against each other and
+// compiles the schemas. A destructive template must have a boolean dryRun that
 // defaults to true, and restricted parameters must be top-level strings without
-// an enum of their own.
+// an enum of their own. The parameters that name a connection become restricted
+// in the compiled descriptor.
 func Compile(t JobTemplate) (*Compiled, error) {
 	d := t.Descriptor()
 	if err := d.Validate(); err != nil {
 		return nil, err
 	}
+	d.Restricted = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(d.Restricted), slices.Collect(maps.Keys(d.Connections))...))))
 	schema, err := CompileSchema(t.Schema())
 	if err != nil {
 		return nil, fmt.Errorf("template %s: %w", d.Type, err)
+	}
+	for _, name := range d.Implied {
+		if schema.Requires(name) {
+			return nil, fmt.Errorf("template %s: parameter %q is required by the schema, so it cannot be implied: drop one of the two", d.Type, name)
+		}
 	}
 	for _, name := range d.Restricted {
 		property := schema.property([]string{name})
@@ -43,7 +52,44 @@ func Compile(t JobTemplate) (*Compiled, error) {
 	if dry := schema.property([]string{DryRunParam}); d.Destructive && (dry["type"] != "boolean" || dry["default"] != true) {
 		return nil, fmt.Errorf("template %s: it is destructive, so the schema must have a boolean %q with default true", d.Type, DryRunParam)
 	}
-	return &Compiled{Template: t, Descriptor: d, Schema: schema}, nil
+	compiled := &Compiled{Template: t, Descriptor: d, Schema: schema}
+	if configurable, ok := t.(Configurable); ok {
+		if compiled.Settings, err = CompileSchema(configurable.SettingsSchema()); err != nil {
+			return nil, fmt.Errorf("template %s: settings: %w", d.Type, err)
+		}
+	}
+	return compiled, nil
+}
+
+// Configure checks the settings that an executor has for the template. It
+// returns them with their defaults, and the values to which they restrict
+// parameters; both are nil for a template that is not Configurable. The error is
+// nil or a *ParamsError whose fields are those of the settings.
+func (c *Compiled) Configure(settings map[string]any) (complete map[string]any, restricted map[string][]string, err error) {
+	configurable, ok := c.Template.(Configurable)
+	if !ok {
+		if len(settings) > 0 {
+			return nil, nil, BadParam("", "the template has no settings: remove them")
+		}
+		return nil, nil, nil
+	}
+	// First what was given, so that no default is blamed for it.
+	if err := c.Settings.Validate(settings); err != nil {
+		return nil, nil, err
+	}
+	complete = c.Settings.WithDefaults(settings)
+	if err := configurable.ValidateSettings(complete); err != nil {
+		return nil, nil, err
+	}
+	if restricting, ok := c.Template.(Restricting); ok {
+		restricted = restricting.Restrict(complete)
+	}
+	for name := range restricted {
+		if !slices.Contains(c.Descriptor.Restricted, name) {
+			return nil, nil, BadParam("", "the template's settings restrict %q, which its descriptor does not list as restricted", name)
+		}
+	}
+	return complete, restricted, nil
 }
 
 // ValidateParams checks parameters against the schema, then against the allowed
@@ -131,8 +177,15 @@ func (d Descriptor) Validate() error {
 	if !slices.Contains(levels, d.RiskLevel) {
 		bad("RiskLevel must be low, medium or high")
 	}
-	if d.ConnectionKind != "" && !typeForm.MatchString(d.ConnectionKind) {
-		bad("ConnectionKind must be a lower-case word or empty")
+	for _, name := range slices.Sorted(maps.Keys(d.Connections)) {
+		if name == "" || !typeForm.MatchString(d.Connections[name]) {
+			bad("Connections must name a parameter and, in lower case, a kind of connection: %q: %q does not", shorten(name), shorten(d.Connections[name]))
+		}
+	}
+	for _, name := range d.Implied {
+		if _, ok := d.Connections[name]; !ok {
+			bad("Implied must name parameters of Connections: %q is none", shorten(name))
+		}
 	}
 	if d.MaxConcurrency < 0 {
 		bad("MaxConcurrency must be 0 for no limit, or at least 1")

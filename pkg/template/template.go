@@ -32,6 +32,47 @@ type JobTemplate interface {
 	Execute(ctx context.Context, run *Run) (Result, error)
 }
 
+// Configurable is a template that executors' configurations adjust, beyond the
+// connections and values that they permit: layouts, limits, networks. Settings
+// hold no secrets; those belong into connections.
+type Configurable interface {
+	JobTemplate
+	// SettingsSchema is the JSON Schema of the settings, with descriptions,
+	// defaults and bounds. A template that is configured with nothing gets the
+	// defaults alone.
+	SettingsSchema() map[string]any
+	// ValidateSettings checks what the schema cannot say. The settings have passed
+	// the schema and have their defaults. It returns nil or a *ParamsError, which
+	// keeps the executor from starting.
+	ValidateSettings(settings map[string]any) error
+}
+
+// Restricting is a Configurable template whose settings say which values some of
+// its parameters may have, such as the names of the layouts configured.
+type Restricting interface {
+	Configurable
+	// Restrict returns the values by parameter; each is one of
+	// Descriptor.Restricted. The settings are complete and valid.
+	Restrict(settings map[string]any) map[string][]string
+}
+
+// Documented is a template that says what people need to know beyond its
+// parameters. The reference is made from it.
+type Documented interface {
+	JobTemplate
+	// ResultSchema is the JSON Schema of what a run returns, also beside an error,
+	// with a description of each field.
+	ResultSchema() map[string]any
+	// Examples are parameters worth copying, the most ordinary first.
+	Examples() []Example
+}
+
+// Example is one set of parameters, as a person would write it.
+type Example struct {
+	Title  string // what it does, e.g. "Export all users as CSV"
+	Params map[string]any
+}
+
 // Descriptor is what an executor announces and the registry lists.
 type Descriptor struct {
 	Type              string // e.g. "database_cleanup": lower case, digits and underscores
@@ -51,11 +92,19 @@ type Descriptor struct {
 	// MaxConcurrency is how many runs of the template may go on at once in the
 	// whole fleet; 0 is no limit.
 	MaxConcurrency int
-	// ConnectionKind names the kind of connection a run needs ("mongodb"), or "".
-	ConnectionKind string
-	// Restricted names the top-level string parameters whose values the
+	// Connections names the parameters that pick a connection, each with the kind
+	// that it must have: {"connection": "mongodb", "destination": "bucket"}. Such
+	// a parameter is a top-level string and restricted to the names that the
+	// executor has for connections of that kind. One that the schema does not
+	// require may be absent; the run gets no connection for it then.
+	Connections map[string]string
+	// Implied names the parameters of Connections that may be absent although the
+	// run needs the connection: the executor's only one of that kind is meant.
+	Implied []string
+	// Restricted names the other top-level string parameters whose values the
 	// executor's configuration allows ("collection"). The allowed values are
-	// announced beside the schema and shown as its enum.
+	// announced beside the schema and shown as its enum. Compile adds the
+	// parameters of Connections.
 	Restricted []string
 }
 
@@ -70,20 +119,16 @@ type Run struct {
 	ScheduledFor time.Time      // nominal time of the run, UTC; the origin of relative times
 	Zone         *time.Location // the job's zone, for calendar arithmetic
 	Params       map[string]any // JSON values: string, float64, bool, nil, []any, map[string]any
-	// Connections holds only what this run's template may use, by name.
+	// Connections holds the connections that the parameters name, and those that
+	// they imply, by name. Run.Connection finds the one for a parameter.
 	Connections map[string]Connection
 	// Allowed holds the values permitted for each restricted parameter.
 	Allowed map[string][]string
+	// Settings are what the executor's configuration says to this template, with
+	// the defaults of its SettingsSchema filled in; nil unless it is Configurable.
+	Settings map[string]any
 	// Report receives logs and progress. Never nil.
 	Report Reporter
-}
-
-// Connection is a named destination configured at the executor. It carries
-// secrets: never log it.
-type Connection struct {
-	Kind     string `json:"kind"` // "mongodb"
-	URI      string `json:"uri"`
-	Database string `json:"database,omitempty"`
 }
 
 // Reporter takes what a run says while it works. Safe for concurrent use; calls

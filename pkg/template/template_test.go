@@ -54,16 +54,24 @@ func TestCompileRefusesIncompleteTemplates(t *testing.T) {
 		spoil func(*sample)
 		want  string
 	}{
-		"type":             {func(s *sample) { s.descriptor.Type = "Sample" }, "Type must be"},
-		"version":          {func(s *sample) { s.descriptor.Version = 0 }, "Version must be"},
-		"name":             {func(s *sample) { s.descriptor.Name = "" }, "Name must have"},
-		"description":      {func(s *sample) { s.descriptor.Description = strings.Repeat("x", 1001) }, "Description must have"},
-		"category":         {func(s *sample) { s.descriptor.Category = " x" }, "Category must have"},
-		"icon":             {func(s *sample) { s.descriptor.Icon = "" }, "Icon must have"},
-		"duration":         {func(s *sample) { s.descriptor.EstimatedDuration = "" }, "EstimatedDuration must have"},
-		"resource usage":   {func(s *sample) { s.descriptor.ResourceUsage = "huge" }, "ResourceUsage must be"},
-		"risk":             {func(s *sample) { s.descriptor.RiskLevel = "" }, "RiskLevel must be"},
-		"connection kind":  {func(s *sample) { s.descriptor.ConnectionKind = "Mongo DB" }, "ConnectionKind must be"},
+		"type":            {func(s *sample) { s.descriptor.Type = "Sample" }, "Type must be"},
+		"version":         {func(s *sample) { s.descriptor.Version = 0 }, "Version must be"},
+		"name":            {func(s *sample) { s.descriptor.Name = "" }, "Name must have"},
+		"description":     {func(s *sample) { s.descriptor.Description = strings.Repeat("x", 1001) }, "Description must have"},
+		"category":        {func(s *sample) { s.descriptor.Category = " x" }, "Category must have"},
+		"icon":            {func(s *sample) { s.descriptor.Icon = "" }, "Icon must have"},
+		"duration":        {func(s *sample) { s.descriptor.EstimatedDuration = "" }, "EstimatedDuration must have"},
+		"resource usage":  {func(s *sample) { s.descriptor.ResourceUsage = "huge" }, "ResourceUsage must be"},
+		"risk":            {func(s *sample) { s.descriptor.RiskLevel = "" }, "RiskLevel must be"},
+		"connection kind": {func(s *sample) { s.descriptor.Connections = map[string]string{"table": "Mongo DB"} }, `"table": "Mongo DB" does not`},
+		"connection, unknown": {
+			func(s *sample) { s.descriptor.Connections = map[string]string{"to": "bucket"} }, `restricted parameter "to" must be a top-level string`,
+		},
+		"implied, no connection": {func(s *sample) { s.descriptor.Implied = []string{"table"} }, `"table" is none`},
+		"implied, required": {func(s *sample) {
+			s.descriptor.Connections, s.descriptor.Implied = map[string]string{"table": "bucket"}, []string{"table"}
+			s.schema["required"] = []any{"table"}
+		}, `"table" is required by the schema, so it cannot be implied`},
 		"restricted twice": {func(s *sample) { s.descriptor.Restricted = []string{"table", "table"} }, "Restricted must name"},
 		"restricted, unknown": {
 			func(s *sample) { s.descriptor.Restricted = []string{"tables"} }, `restricted parameter "tables" must be a top-level string`,
@@ -211,5 +219,103 @@ func TestAsError(t *testing.T) {
 	}
 	if !errors.Is(own, io.EOF) {
 		t.Error("the cause is lost")
+	}
+}
+
+// tuned is a sample that has settings.
+type tuned struct{ sample }
+
+func (tuned) SettingsSchema() map[string]any {
+	return map[string]any{"type": "object", "additionalProperties": false, "properties": map[string]any{
+		"tables": map[string]any{"type": "array", "items": map[string]any{"type": "string"}, "default": []any{"users"}},
+		"rows":   map[string]any{"type": "integer", "minimum": 1},
+	}}
+}
+
+func (tuned) ValidateSettings(settings map[string]any) error {
+	if settings["rows"] == 13.0 {
+		return template.BadParam("rows", "must not be 13")
+	}
+	return nil
+}
+
+func (tuned) Restrict(settings map[string]any) map[string][]string {
+	var tables []string
+	for _, name := range settings["tables"].([]any) {
+		tables = append(tables, name.(string))
+	}
+	return map[string][]string{"table": tables}
+}
+
+func TestConfigure(t *testing.T) {
+	c, err := template.Compile(tuned{newSample()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		settings map[string]any
+		rows     any
+		tables   []string
+		want     string
+	}{
+		{nil, nil, []string{"users"}, ""},
+		{map[string]any{"rows": 5.0, "tables": []any{"a", "b"}}, 5.0, []string{"a", "b"}, ""},
+		{map[string]any{"rows": 0.0}, nil, nil, "rows: must be at least 1"},
+		{map[string]any{"rows": 13.0}, nil, nil, "rows: must not be 13"},
+		{map[string]any{"row": 1.0}, nil, nil, "row: is not a known parameter: remove it; known are rows, tables"},
+	} {
+		complete, restricted, err := c.Configure(tc.settings)
+		if got := fmt.Sprint(err); err != nil && got != tc.want || err == nil && tc.want != "" {
+			t.Errorf("%v: %v, want %q", tc.settings, err, tc.want)
+		}
+		if complete["rows"] != tc.rows || !reflect.DeepEqual(restricted["table"], tc.tables) {
+			t.Errorf("%v: got %v, restricted to %v", tc.settings, complete, restricted)
+		}
+	}
+	other := newSample()
+	if complete, restricted, err := compileOf(t, other).Configure(nil); complete != nil || restricted != nil || err != nil {
+		t.Errorf("a template without settings: %v, %v, %v", complete, restricted, err)
+	}
+	if _, _, err := compileOf(t, other).Configure(map[string]any{"rows": 1}); err == nil || !strings.Contains(err.Error(), "has no settings") {
+		t.Errorf("settings for a template that has none: %v", err)
+	}
+	other.descriptor.Restricted = nil
+	if _, _, err := compileOf(t, tuned{other}).Configure(nil); err == nil || !strings.Contains(err.Error(), `restrict "table", which its descriptor does not list`) {
+		t.Errorf("settings that restrict what is not restricted: %v", err)
+	}
+}
+
+type mistuned struct{ tuned }
+
+func (mistuned) SettingsSchema() map[string]any { return map[string]any{"type": "objekt"} }
+
+func TestCompileRefusesBadSettingsSchema(t *testing.T) {
+	if _, err := template.Compile(mistuned{tuned{newSample()}}); err == nil || !strings.Contains(err.Error(), "template sample: settings:") {
+		t.Errorf("Compile: %v", err)
+	}
+}
+
+func compileOf(t *testing.T, tmpl template.JobTemplate) *template.Compiled {
+	t.Helper()
+	c, err := template.Compile(tmpl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestConnectionParametersAreRestricted(t *testing.T) {
+	s := newSample()
+	s.descriptor.Connections = map[string]string{"table": "bucket", "copy": "bucket"}
+	s.schema["properties"].(map[string]any)["copy"] = map[string]any{"type": "string"}
+	c := compileOf(t, s)
+	if want := []string{"copy", "table"}; !reflect.DeepEqual(c.Descriptor.Restricted, want) {
+		t.Errorf("restricted %v, want %v", c.Descriptor.Restricted, want)
+	}
+	if want := []string{"table"}; !reflect.DeepEqual(s.Descriptor().Restricted, want) {
+		t.Errorf("the template's own descriptor became %v", s.Descriptor().Restricted)
+	}
+	if err := c.ValidateParams(map[string]any{"copy": "elsewhere"}, map[string][]string{"copy": {"archive"}}); err == nil || err.Error() != `copy: must be one of "archive"` {
+		t.Errorf("ValidateParams: %v", err)
 	}
 }

@@ -42,6 +42,9 @@ type Config struct {
 	Connections map[string]Connection `yaml:"connections"`
 	// Allow lists, by template and parameter, the values permitted here.
 	Allow map[string]map[string][]string `yaml:"allow"`
+	// Templates are the settings of templates, by type. {file: path} anywhere
+	// within stands for the content of that file.
+	Templates map[string]map[string]any `yaml:"templates"`
 
 	// Runner is the program that holds the templates.
 	Runner string `yaml:"runner"`
@@ -76,15 +79,6 @@ type Config struct {
 
 	// Drain, when it is closed, makes Run finish what runs and return.
 	Drain <-chan struct{} `yaml:"-"`
-}
-
-// Connection is a named destination. URI and URIFile exclude each other; the
-// file keeps the secret out of the configuration.
-type Connection struct {
-	Kind     string `yaml:"kind"`
-	URI      string `yaml:"uri"`
-	URIFile  string `yaml:"uri_file"`
-	Database string `yaml:"database"`
 }
 
 // Defaults returns the configuration before anything is set.
@@ -320,10 +314,10 @@ func (c *Config) validate() error {
 	}
 	for name, connection := range c.Connections {
 		field := "connections." + name
-		if name == "" || connection.Kind == "" {
-			bad(field, `needs a name and a kind, such as "mongodb"`)
+		if !connectionForm.MatchString(name) || !kindForm.MatchString(connection.Kind) {
+			bad(field, `needs a name and a kind, such as main and "mongodb": letters, digits, _ . and - are permitted, in a kind only a-z, 0-9 and _`)
 		}
-		if (connection.URI == "") == (connection.URIFile == "") {
+		if (connection.URI == "") == (connection.URIFile == "") && (connection.URI != "" || connection.Kind != template.KindWebhook) {
 			bad(field, "needs either uri_file or uri")
 		}
 	}
@@ -340,26 +334,13 @@ func (c *Config) validate() error {
 // Keys and values of labels.
 var labelForm = regexp.MustCompile(`^[A-Za-z0-9._/-]{1,63}$`)
 
+// Names and kinds of connections.
+var (
+	connectionForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+	kindForm       = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
+)
+
 const labelRule = "must have 1 to 63 letters, digits and . _ / -"
 
 // leastMemoryMB is what a runner needs to begin with.
 const leastMemoryMB = 64
-
-// connections reads the connections' secrets.
-func (c *Config) connections() (map[string]template.Connection, error) {
-	read := make(map[string]template.Connection, len(c.Connections))
-	for name, connection := range c.Connections {
-		uri := connection.URI
-		if connection.URIFile != "" {
-			content, err := os.ReadFile(connection.URIFile)
-			if err != nil {
-				return nil, fmt.Errorf("connections.%s.uri_file: %w", name, err)
-			}
-			if uri = strings.TrimSpace(string(content)); uri == "" {
-				return nil, fmt.Errorf("connections.%s.uri_file: %s is empty", name, connection.URIFile)
-			}
-		}
-		read[name] = template.Connection{Kind: connection.Kind, URI: uri, Database: connection.Database}
-	}
-	return read, nil
-}

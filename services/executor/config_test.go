@@ -36,6 +36,8 @@ connections:
   main: {kind: mongodb, uri_file: /run/secrets/uri, database: app}
 allow:
   database_cleanup: {collection: [users, logs]}
+templates:
+  letter: {layouts: {plain: {file: /etc/plain}}, most: 3}
 `)
 	config, err := load(
 		map[string]string{"config": path, "slots": "3", "labels": "zone=a,disk=ssd"},
@@ -50,6 +52,7 @@ allow:
 	want.Registries, want.Name, want.Slots, want.Grace, want.Plaintext = []string{"file:1", "file:2"}, "from the environment", 3, 10*time.Second, true
 	want.Connections = map[string]Connection{"main": {Kind: "mongodb", URIFile: "/run/secrets/uri", Database: "app"}}
 	want.Allow = map[string]map[string][]string{"database_cleanup": {"collection": {"users", "logs"}}}
+	want.Templates = map[string]map[string]any{"letter": {"layouts": map[string]any{"plain": map[string]any{"file": "/etc/plain"}}, "most": 3}}
 	want.Labels = map[string]string{"zone": "a", "disk": "ssd"}
 	want.BenchNoopMaxConcurrency = 3
 	want.TokenFile, want.BenchNoop, want.InProcess = token, true, []string{"test_scheduler", "other"}
@@ -100,6 +103,9 @@ func TestBadConfigNamesTheField(t *testing.T) {
 		{name: "health", flags: map[string]string{"health-addr": "8080"}, want: `health_addr: "8080" must be host:port`},
 		{name: "connection without kind", file: "connections: {main: {uri: x}}", want: "connections.main: needs a name and a kind"},
 		{name: "connection with both", file: "connections: {main: {kind: mongodb, uri: x, uri_file: y}}", want: "connections.main: needs either"},
+		{name: "connection with an odd name", file: "connections: {a b: {kind: mongodb, uri: x}}", want: "connections.a b: needs a name"},
+		{name: "connection with an odd kind", file: "connections: {main: {kind: Mongo, uri: x}}", want: "connections.main: needs a name and a kind"},
+		{name: "webhook with both", file: "connections: {main: {kind: webhook, uri: x, uri_file: y}}", want: "connections.main: needs either"},
 		{name: "unknown field", file: "slot: 3", want: "field slot not found"},
 		{name: "no file", flags: map[string]string{"config": "/nonexistent"}, want: "--config: open /nonexistent"},
 	} {
@@ -115,21 +121,6 @@ func TestBadConfigNamesTheField(t *testing.T) {
 				t.Errorf("load: %v, want %q", err, c.want)
 			}
 		})
-	}
-}
-
-func TestConnectionsAreRead(t *testing.T) {
-	uri := write(t, "uri", "mongodb://db\n")
-	config := Config{Connections: map[string]Connection{"a": {Kind: "mongodb", URIFile: uri, Database: "app"}, "b": {Kind: "smtp", URI: "smtp://mail"}}}
-	read, err := config.connections()
-	if err != nil || read["a"].URI != "mongodb://db" || read["a"].Database != "app" || read["b"].URI != "smtp://mail" {
-		t.Errorf("connections %v, %v", read, err)
-	}
-	for file, want := range map[string]string{uri + "x": "connections.a.uri_file: open", os.DevNull: "connections.a.uri_file: /dev/null is empty"} {
-		config := Config{Connections: map[string]Connection{"a": {Kind: "mongodb", URIFile: file}}}
-		if _, err := config.connections(); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("connections: %v, want %q", err, want)
-		}
 	}
 }
 

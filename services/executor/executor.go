@@ -4,6 +4,7 @@ package executor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -53,6 +54,13 @@ func Run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
+	if err := shareFolders(connections, nobody); err != nil {
+		return err
+	}
+	settings, err := config.templateSettings()
+	if err != nil {
+		return err
+	}
 	pool, err := children.New(children.Config{
 		Path: config.Runner,
 		Setup: runner.Setup{
@@ -65,8 +73,11 @@ func Run(ctx context.Context, config Config) error {
 		return err
 	}
 	defer pool.Close()
-	described, isolation, err := pool.Describe(ctx)
+	described, isolation, err := pool.Describe(ctx, settings, connections)
 	if err != nil {
+		return err
+	}
+	if err := checkSettings(settings, described); err != nil {
 		return err
 	}
 	inside, err := inProcess(config)
@@ -149,7 +160,7 @@ func inProcess(config Config) (map[string]*template.Compiled, error) {
 		if !ok {
 			return nil, fmt.Errorf("in_process: %q is not a shipped template", name)
 		}
-		if d := t.Descriptor; !d.Idempotent || d.Destructive || d.ConnectionKind != "" {
+		if d := t.Descriptor; !d.Idempotent || d.Destructive || len(d.Connections) > 0 {
 			return nil, fmt.Errorf("in_process: %q may only run in a child process: it is not idempotent, or destroys, or connects", name)
 		}
 		inside[name] = t
@@ -165,7 +176,8 @@ func inProcess(config Config) (map[string]*template.Compiled, error) {
 // offering is one template as this executor offers it.
 type offering struct {
 	session.Template
-	connections map[string]template.Connection
+	connections map[string]template.Connection // by name
+	settings    map[string]any
 	inside      *template.Compiled // nil when it runs in a child
 }
 
@@ -178,47 +190,29 @@ func offer(config Config, connections map[string]template.Connection, described 
 	known := map[string][]string{} // restricted parameters by template
 	for _, d := range described {
 		descriptor := d.Descriptor
-		known[descriptor.Type] = descriptor.Restricted
-		if descriptor.ConnectionKind != "" && !slices.Contains(descriptor.Restricted, collectionParam) {
-			// Its collection is fixed, yet it may touch it only where that is permitted.
-			known[descriptor.Type] = append(slices.Clone(descriptor.Restricted), collectionParam)
-		}
+		known[descriptor.Type] = restrictable(descriptor)
 		o := offering{
-			Template:    session.Template{Descriptor: descriptor, Schema: d.Schema, Isolation: isolation, Allowed: map[string][]string{}},
-			connections: map[string]template.Connection{},
+			Template: session.Template{Descriptor: descriptor, Schema: d.Schema, Isolation: isolation, Allowed: map[string][]string{}},
+			settings: d.Settings, connections: connections,
 		}
-		if descriptor.ConnectionKind != "" {
-			for name, connection := range connections {
-				if connection.Kind == descriptor.ConnectionKind {
-					o.connections[name] = connection
-				}
-			}
-			if len(o.connections) == 0 {
-				logger.Info("A template is not offered: no connection of its kind is configured",
-					zap.String("template", descriptor.Type), zap.String("kind", descriptor.ConnectionKind))
-				continue
-			}
-		}
-		missing := ""
-		if permitted := config.Allow[descriptor.Type][collectionParam]; len(permitted) > 0 {
+		allow := config.Allow[descriptor.Type]
+		if permitted := allow[collectionParam]; len(permitted) > 0 {
 			o.Allowed[collectionParam] = slices.Sorted(slices.Values(permitted))
 		}
+		missing := ""
 		for _, parameter := range descriptor.Restricted {
-			allowed := slices.Sorted(slices.Values(config.Allow[descriptor.Type][parameter]))
-			if parameter == connectionParam && len(allowed) == 0 {
-				allowed = slices.Sorted(maps.Keys(o.connections))
+			values, limited := possible(parameter, d, connections)
+			if permitted, said := allow[parameter]; said || !limited {
+				values = narrowed(permitted, values, limited)
 			}
-			if len(allowed) == 0 {
+			if len(values) == 0 && needs(d, parameter) {
 				missing = parameter
 			}
-			if parameter == connectionParam {
-				maps.DeleteFunc(o.connections, func(name string, _ template.Connection) bool { return !slices.Contains(allowed, name) })
-			}
-			o.Allowed[parameter] = allowed
+			o.Allowed[parameter] = values
 		}
 		if missing != "" {
-			logger.Info("A template is not offered: the configuration allows no value for a parameter",
-				zap.String("template", descriptor.Type), zap.String("parameter", missing))
+			logger.Info("A template is not offered: the configuration has no connection, or allows no value, for a parameter",
+				zap.String("template", descriptor.Type), zap.String("parameter", missing), zap.String("connection_kind", descriptor.Connections[missing]))
 			continue
 		}
 		offered[descriptor.Type] = o
@@ -235,10 +229,13 @@ func offer(config Config, connections map[string]template.Connection, described 
 		}
 	}
 	for name, t := range inside {
-		offered[name] = offering{
+		o := offering{
 			Template: session.Template{Descriptor: t.Descriptor, Schema: t.Template.Schema(), Quiet: name == noopType},
 			inside:   t,
 		}
+		// What the runner said of the same template holds for it here.
+		o.settings, o.Allowed = offered[name].settings, offered[name].Allowed
+		offered[name] = o
 	}
 	if len(offered) == 0 {
 		return nil, errors.New("no template can be offered: configure the connections and values that the runner's templates need")
@@ -246,13 +243,80 @@ func offer(config Config, connections map[string]template.Connection, described 
 	return offered, nil
 }
 
-const (
-	// connectionParam names the parameter that picks one of several connections.
-	connectionParam = "connection"
-	// collectionParam names what a template may touch, whether or not its
-	// collection is a parameter.
-	collectionParam = "collection"
-)
+// restrictable names the parameters of a template that allow may list: those
+// restricted, and for all that works on databases the collection, which may be
+// touched only where that is permitted even if it is fixed.
+func restrictable(d template.Descriptor) []string {
+	names := d.Restricted
+	if slices.Contains(slices.Collect(maps.Values(d.Connections)), template.KindMongoDB) && !slices.Contains(names, collectionParam) {
+		names = append(slices.Clone(names), collectionParam)
+	}
+	return names
+}
+
+// possible returns the values that a restricted parameter can have here, sorted,
+// and whether anything but allow limits them: the connections that there are, or
+// the template's settings.
+func possible(parameter string, d runner.Description, connections map[string]template.Connection) (values []string, limited bool) {
+	kind, limited := d.Descriptor.Connections[parameter]
+	if limited {
+		for name, connection := range connections {
+			if connection.Kind == kind {
+				values = append(values, name)
+			}
+		}
+	}
+	if restricted, also := d.Restricted[parameter]; also {
+		values, limited = narrowed(restricted, values, limited), true
+	}
+	slices.Sort(values)
+	return values, limited
+}
+
+// narrowed returns the permitted values, sorted; only those that are possible,
+// too, where that is limited.
+func narrowed(permitted, possible []string, limited bool) []string {
+	values := slices.Sorted(slices.Values(permitted))
+	if limited {
+		values = slices.DeleteFunc(values, func(v string) bool { return !slices.Contains(possible, v) })
+	}
+	return values
+}
+
+// needs reports whether no run of the template can do without a value for the
+// parameter.
+func needs(d runner.Description, parameter string) bool {
+	required, _ := d.Schema["required"].([]any)
+	return slices.Contains(required, any(parameter)) || slices.Contains(d.Descriptor.Implied, parameter)
+}
+
+// chosen returns the connections that a run's parameters name, and those that
+// they imply.
+func (o offering) chosen(params []byte) map[string]template.Connection {
+	if len(o.Descriptor.Connections) == 0 {
+		return nil
+	}
+	var given map[string]any
+	if json.Unmarshal(params, &given) != nil {
+		given = nil // the runner will say what is wrong with them
+	}
+	connections := map[string]template.Connection{}
+	for parameter := range o.Descriptor.Connections {
+		allowed := o.Allowed[parameter]
+		name, named := given[parameter].(string)
+		if !named && len(allowed) == 1 && slices.Contains(o.Descriptor.Implied, parameter) {
+			name = allowed[0]
+		}
+		if slices.Contains(allowed, name) {
+			connections[name] = o.connections[name]
+		}
+	}
+	return connections
+}
+
+// collectionParam names what a template may touch, whether or not its collection
+// is a parameter.
+const collectionParam = "collection"
 
 // announced lists what is offered, by type.
 func announced(offered map[string]offering) []session.Template {
@@ -279,9 +343,12 @@ func (r *router) Run(ctx context.Context, run *runner.Run, report template.Repor
 			Error: fmt.Sprintf("Template %q is not offered by this executor.", run.Template),
 		}, nil
 	}
-	run.Connections, run.Allowed = o.connections, o.Allowed
+	run.Connections, run.Allowed, run.Settings = o.chosen(run.Params), o.Allowed, o.settings
 	if o.inside == nil {
-		return r.pool.Run(ctx, run, report)
+		masked := newMask(run.Connections, report)
+		result, isolation := r.pool.Run(ctx, run, masked)
+		masked.result(result)
+		return result, isolation
 	}
 	result := runner.Execute(ctx, o.inside, run, report)
 	if result.Status == runner.StatusCancelled && !errors.Is(context.Cause(ctx), runner.ErrCancelled) {

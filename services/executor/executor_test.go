@@ -201,10 +201,20 @@ func TestRunRefuses(t *testing.T) {
 	}
 }
 
-func described() []runner.Description {
+func compiledSet(t *testing.T) *template.Set {
+	t.Helper()
+	set, err := template.NewSet(builtin.Templates()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+func described(t *testing.T) []runner.Description {
+	t.Helper()
 	var all []runner.Description
-	for _, t := range builtin.Templates() {
-		all = append(all, runner.Description{Descriptor: t.Descriptor(), Schema: t.Schema()})
+	for _, c := range compiledSet(t).List() {
+		all = append(all, runner.Describe(c, nil))
 	}
 	return all
 }
@@ -218,7 +228,7 @@ func TestOffer(t *testing.T) {
 		"main": {Kind: "mongodb", URI: "1"}, "second": {Kind: "mongodb", URI: "2"}, "mail": {Kind: "smtp", URI: "3"},
 	}
 	inside := map[string]*template.Compiled{}
-	offered, err := offer(config, connections, described(), []string{"process"}, inside, zap.NewNop())
+	offered, err := offer(config, connections, described(t), []string{"process"}, inside, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,21 +236,23 @@ func TestOffer(t *testing.T) {
 	if !slices.Equal(cleanup.Allowed["collection"], []string{"logs", "users"}) || !slices.Equal(cleanup.Allowed["connection"], []string{"main"}) {
 		t.Errorf("allowed %v", cleanup.Allowed)
 	}
-	if len(cleanup.connections) != 1 || cleanup.connections["main"].URI != "1" {
-		t.Errorf("connections %v, want the permitted one of the kind", cleanup.connections)
+	for params, want := range map[string]string{`{}`: "1", `{"connection":"main"}`: "1", `{"connection":"second"}`: "", `{"connection":"mail"}`: "", `{"connection":1}`: "1", `[`: "1"} {
+		if got := cleanup.chosen([]byte(params)); got["main"].URI != want || len(got) != len(want) {
+			t.Errorf("%s: connections %v, want the permitted one of the kind", params, got)
+		}
 	}
 	tickets := offered["ticket_cleanup"]
 	if !slices.Equal(tickets.Allowed["collection"], []string{"tickets"}) {
 		t.Errorf("its one collection is permitted, but not told to the template: %v", tickets.Allowed)
 	}
-	if !slices.Equal(tickets.Allowed["connection"], []string{"main", "second"}) || len(tickets.connections) != 2 {
-		t.Errorf("tickets: allowed %v, connections %v", tickets.Allowed, tickets.connections)
+	if !slices.Equal(tickets.Allowed["connection"], []string{"main", "second"}) || len(tickets.chosen(nil)) != 0 || tickets.chosen([]byte(`{"connection":"second"}`))["second"].URI != "2" {
+		t.Errorf("tickets: allowed %v, connections %v without a name", tickets.Allowed, tickets.chosen(nil))
 	}
-	offered, err = offer(Config{}, connections, described(), nil, inside, zap.NewNop())
+	offered, err = offer(Config{}, connections, described(t), nil, inside, zap.NewNop())
 	if _, there := offered["database_cleanup"]; err != nil || there {
 		t.Errorf("database_cleanup is offered without a collection: %v", err)
 	}
-	if _, err = offer(Config{}, nil, described()[:1], nil, inside, zap.NewNop()); err == nil {
+	if _, err = offer(Config{}, nil, described(t)[:1], nil, inside, zap.NewNop()); err == nil {
 		t.Error("an executor that can do nothing was accepted")
 	}
 }

@@ -48,6 +48,11 @@ func confine(s Setup) ([]string, error) {
 	if s.UID > 0 && os.Getuid() == 0 && becomeUser(s.UID, s.GID) == nil {
 		isolation = append(isolation, "user")
 	}
+	for _, folder := range s.Folders {
+		if err := unix.Access(folder, unix.R_OK|unix.W_OK|unix.X_OK); err != nil {
+			return nil, fmt.Errorf("folder %s: user %d cannot read and write there, or cannot enter a folder above it: %w", folder, os.Getuid(), err)
+		}
+	}
 	if s.Dir == "" {
 		return isolation, nil
 	}
@@ -60,7 +65,7 @@ func confine(s Setup) ([]string, error) {
 		return nil, fmt.Errorf("protecting the memory: %w", err)
 	}
 	version, err := ll.LandlockGetABIVersion()
-	if err != nil || version < 1 || restrictPaths(s.Dir) != nil {
+	if err != nil || version < 1 || restrictPaths(s.Dir, s.Folders) != nil {
 		return isolation, nil //nolint:nilerr // not in force, and so not named: the record shows it
 	}
 	return append(isolation, "landlock", "no_new_privs"), nil // Landlock's library sets the latter on all threads
@@ -77,16 +82,21 @@ func becomeUser(uid, gid int) error {
 	return syscall.Setresuid(uid, uid, uid)
 }
 
-// restrictPaths leaves writing in dir, and reading of what names and
-// certificates need.
-func restrictPaths(dir string) error {
-	return landlock.V5.BestEffort().RestrictPaths(
+// restrictPaths leaves writing in dir and in the folders, and reading of what
+// names and certificates need. Within a folder files may also be moved from one
+// subfolder to another, which takes a permission of its own.
+func restrictPaths(dir string, folders []string) error {
+	rules := []landlock.Rule{
 		landlock.RWDirs(dir),
 		landlock.RWFiles("/dev/null").IgnoreIfMissing(),
 		landlock.ROFiles("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/services", "/etc/localtime").IgnoreIfMissing(),
 		landlock.RODirs("/run/systemd/resolve", "/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/usr/share/ca-certificates",
 			"/usr/local/share/ca-certificates", "/usr/share/zoneinfo").IgnoreIfMissing(),
-	)
+	}
+	if len(folders) > 0 {
+		rules = append(rules, landlock.RWDirs(folders...).WithRefer())
+	}
+	return landlock.V5.BestEffort().RestrictPaths(rules...)
 }
 
 // allowCPU permits the process so many seconds more than it has used, and up to

@@ -15,10 +15,11 @@
 //
 // The first request is Setup. The runner confines itself accordingly, before it
 // has seen any parameter or secret, and answers with a Hello that says what is
-// in force. Then follow any number of requests, one at a time: Describe is
-// answered by Templates, Run by Log and Progress frames and at last one Result.
-// While a run is under way the only permitted request is Cancel, which ends the
-// run's context; a Cancel that arrives after its Result was sent is ignored.
+// in force. Then follow any number of requests, one at a time: Describe, which
+// may carry the templates' settings, is answered by Templates, Run by Log and
+// Progress frames and at last one Result. While a run is under way the only
+// permitted request is Cancel, which ends the run's context; a Cancel that
+// arrives after its Result was sent is ignored.
 //
 // A runner that loses its executor, which shows as the end of its standard
 // input, kills its own process group, and so leaves nothing behind.

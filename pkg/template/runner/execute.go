@@ -37,7 +37,7 @@ func Execute(ctx context.Context, t *template.Compiled, run *Run, report templat
 		return t.Template.Execute(ctx, &template.Run{
 			ExecutionID: run.ExecutionID, JobID: run.JobID, JobName: run.JobName, Organisation: run.Organisation,
 			TriggeredBy: run.TriggeredBy, Attempt: run.Attempt, ScheduledFor: run.ScheduledFor.UTC(), Zone: zone,
-			Params: params, Connections: run.Connections, Allowed: run.Allowed, Report: report,
+			Params: params, Connections: run.Connections, Allowed: run.Allowed, Settings: run.Settings, Report: report,
 		})
 	})
 	return ending(ctx, got, err)

@@ -17,12 +17,16 @@ const (
 	MaxResultBytes = 1 << 20
 )
 
-// Request is a frame from the executor; exactly one field is set.
+// Request is a frame from the executor; exactly one of the fields but Settings
+// is set.
 type Request struct {
 	Setup    *Setup `json:"setup,omitempty"`
 	Describe bool   `json:"describe,omitempty"`
 	Run      *Run   `json:"run,omitempty"`
 	Cancel   bool   `json:"cancel,omitempty"`
+	// Settings go with Describe: what the executor's configuration says to each
+	// template, by type.
+	Settings map[string]map[string]any `json:"settings,omitempty"`
 }
 
 // Reply is a frame from the runner; exactly one field is set.
@@ -41,9 +45,12 @@ type Setup struct {
 	OpenFiles   int64 `json:"open_files,omitempty"`
 	UID         int   `json:"uid,omitempty"` // the user and group to become, which only root can
 	GID         int   `json:"gid,omitempty"`
-	// Dir is the only folder where runs may write. Without it the file system is
-	// not restricted.
+	// Dir is the folder where runs may write. Without it the file system is not
+	// restricted.
 	Dir string `json:"dir,omitempty"`
+	// Folders are others where runs may read and write. The user that the runner
+	// becomes must be able to.
+	Folders []string `json:"folders,omitempty"`
 }
 
 // Hello says what is in force, in words for the record of each run: always
@@ -57,6 +64,11 @@ type Hello struct {
 type Description struct {
 	Descriptor template.Descriptor `json:"descriptor"`
 	Schema     map[string]any      `json:"schema"`
+	// Settings are the given ones with their defaults, Restricted the values to
+	// which they restrict parameters, and BadSettings what is wrong with them.
+	Settings    map[string]any        `json:"settings,omitempty"`
+	Restricted  map[string][]string   `json:"restricted,omitempty"`
+	BadSettings []template.FieldError `json:"bad_settings,omitempty"`
 }
 
 // Run asks for one attempt.
@@ -72,9 +84,10 @@ type Run struct {
 	Timezone     string          `json:"timezone"` // IANA name; "" is UTC
 	Params       json.RawMessage `json:"params,omitempty"`
 	Timeout      time.Duration   `json:"timeout,omitempty"` // nanoseconds; 0 is none
-	// Connections and Allowed are those of template.Run.
+	// Connections, Allowed and Settings are those of template.Run.
 	Connections map[string]template.Connection `json:"connections,omitempty"`
 	Allowed     map[string][]string            `json:"allowed,omitempty"`
+	Settings    map[string]any                 `json:"settings,omitempty"`
 }
 
 // Line is one line of a run's log. It carries no time: the executor's clock

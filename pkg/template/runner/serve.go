@@ -89,7 +89,7 @@ func (s *server) answer(ctx context.Context, request Request, ended <-chan error
 	case request.Describe:
 		described := []Description{}
 		for _, t := range s.set.List() {
-			described = append(described, Description{Descriptor: t.Descriptor, Schema: t.Template.Schema()})
+			described = append(described, Describe(t, request.Settings[t.Descriptor.Type]))
 		}
 		return s.send(Reply{Templates: described})
 	case request.Run != nil:
@@ -98,6 +98,20 @@ func (s *server) answer(ctx context.Context, request Request, ended <-chan error
 		return nil // its run has just ended
 	}
 	return errors.New("request: none of setup, describe, run and cancel is set")
+}
+
+// Describe says what a template is when it has these settings.
+func Describe(t *template.Compiled, settings map[string]any) Description {
+	d := Description{Descriptor: t.Descriptor, Schema: t.Template.Schema()}
+	var err error
+	if d.Settings, d.Restricted, err = t.Configure(settings); err != nil {
+		var bad *template.ParamsError
+		if !errors.As(err, &bad) {
+			bad = template.BadParam("", "%v", err)
+		}
+		d.BadSettings = bad.Fields
+	}
+	return d
 }
 
 // run performs one attempt while it listens for its cancellation.

@@ -24,19 +24,25 @@ type Options struct {
 	Invalid []Invalid        // refused parameters; at least one, unless the template has no parameters
 	// Succeed are valid parameters with which Execute succeeds; at least one.
 	Succeed []map[string]any
-	// Prepare completes each run before it is executed, with connections and
-	// allowed values. Nil means that runs need none.
+	// Prepare completes each run before it is executed, with connections (see
+	// Connect), allowed values and settings other than the defaults. Nil means that
+	// runs need none.
 	Prepare func(*template.Run)
+	// Settings and InvalidSettings are examples of settings, accepted and refused;
+	// at least one of each for a template that is Configurable.
+	Settings        []map[string]any
+	InvalidSettings []Invalid
 }
 
-// Invalid is an example of parameters that must be refused.
+// Invalid is an example of parameters, or settings, that must be refused.
 type Invalid struct {
 	Params map[string]any
 	Field  string // path that the error must name
 }
 
-// Run checks a template. It executes every Succeed example once, and every Valid
-// one with a context that has ended.
+// Run checks a template, which must be template.Documented: the suite tries its
+// examples, and holds the results against its result schema. It executes every
+// Succeed example once, and every Valid one with a context that has ended.
 func Run(t *testing.T, tmpl template.JobTemplate, options Options) {
 	t.Helper()
 	for _, problem := range problems(tmpl, options) {
@@ -54,6 +60,8 @@ type suite struct {
 	tmpl  template.JobTemplate
 	opts  Options
 	found []string
+
+	results *template.Schema // nil when the template has none that compiles
 }
 
 func problems(tmpl template.JobTemplate, options Options) []string {
@@ -64,6 +72,8 @@ func problems(tmpl template.JobTemplate, options Options) []string {
 		return s.found
 	}
 	s.description()
+	s.documentation(compiled)
+	s.settings(compiled)
 	s.parameters(compiled)
 	s.execution(compiled)
 	return s.found
@@ -77,22 +87,92 @@ func (s *suite) description() {
 	if first, second := s.tmpl.Descriptor(), s.tmpl.Descriptor(); !reflect.DeepEqual(first, second) {
 		s.bad("Descriptor changes from call to call: %+v, then %+v", first, second)
 	}
-	schema := s.tmpl.Schema()
-	if !reflect.DeepEqual(schema, s.tmpl.Schema()) {
-		s.bad("Schema changes from call to call")
+	s.schema("Schema", s.tmpl.Schema)
+}
+
+// schema checks what every schema of a template must have.
+func (s *suite) schema(which string, get func() map[string]any) {
+	schema := get()
+	if !reflect.DeepEqual(schema, get()) {
+		s.bad("%s changes from call to call", which)
 	}
 	if schema["type"] != "object" {
-		s.bad(`Schema: "type" must be "object" at the top level`)
+		s.bad(`%s: "type" must be "object" at the top level`, which)
 	}
 	if schema["additionalProperties"] != false {
-		s.bad(`Schema: "additionalProperties" must be false at the top level, so that a misspelt parameter is refused`)
+		s.bad(`%s: "additionalProperties" must be false at the top level, so that a misspelt name is refused`, which)
 	}
 	properties, _ := schema["properties"].(map[string]any)
 	for _, name := range slices.Sorted(maps.Keys(properties)) {
 		property, _ := properties[name].(map[string]any)
 		if about, _ := property["description"].(string); about == "" {
-			s.bad("Schema: property %q has no description", name)
+			s.bad("%s: property %q has no description", which, name)
 		}
+	}
+}
+
+func (s *suite) documentation(c *template.Compiled) {
+	documented, ok := s.tmpl.(template.Documented)
+	if !ok {
+		s.bad("the template has no ResultSchema and Examples: people need them (see template.Documented)")
+		return
+	}
+	s.schema("ResultSchema", documented.ResultSchema)
+	var err error
+	if s.results, err = template.CompileSchema(documented.ResultSchema()); err != nil {
+		s.bad("ResultSchema: %v", err)
+	}
+	examples := documented.Examples()
+	if len(examples) == 0 {
+		s.bad("Examples: give at least one")
+	}
+	for _, example := range examples {
+		if example.Title == "" {
+			s.bad("Examples: %s has no title", text(example.Params))
+		}
+		if err := s.validate(c, example.Params); err != nil {
+			s.bad("the example %q is refused: %v", example.Title, err)
+		}
+	}
+}
+
+func (s *suite) settings(c *template.Compiled) {
+	configurable, ok := s.tmpl.(template.Configurable)
+	if !ok {
+		return
+	}
+	s.schema("SettingsSchema", configurable.SettingsSchema)
+	if len(s.opts.Settings) == 0 || len(s.opts.InvalidSettings) == 0 {
+		s.bad("Options: give at least one example of each, Settings and InvalidSettings")
+	}
+	if _, _, err := c.Configure(nil); err != nil {
+		s.bad("an executor that configures nothing is refused: %v", err)
+	}
+	for _, settings := range s.opts.Settings {
+		before := text(settings)
+		if _, _, err := c.Configure(settings); err != nil {
+			s.bad("valid settings %s are refused: %v", before, err)
+		}
+		if after := text(settings); after != before {
+			s.bad("the settings were changed from %s to %s", before, after)
+		}
+	}
+	for _, example := range s.opts.InvalidSettings {
+		_, _, err := c.Configure(example.Params)
+		s.refused("settings", example, err)
+	}
+}
+
+// refused checks that an example was refused for the reason it names.
+func (s *suite) refused(what string, example Invalid, err error) {
+	var invalid *template.ParamsError
+	switch {
+	case err == nil:
+		s.bad("invalid %s %s are accepted", what, text(example.Params))
+	case !errors.As(err, &invalid):
+		s.bad("%s %s are refused by a %T, not by a *ParamsError: %v", what, text(example.Params), err, err)
+	case !slices.ContainsFunc(invalid.Fields, func(f template.FieldError) bool { return f.Field == example.Field && f.Message != "" }):
+		s.bad("the error for %s does not name the field %q: %v", text(example.Params), example.Field, err)
 	}
 }
 
@@ -110,16 +190,7 @@ func (s *suite) parameters(c *template.Compiled) {
 		}
 	}
 	for _, example := range s.opts.Invalid {
-		err := s.validate(c, example.Params)
-		var invalid *template.ParamsError
-		switch {
-		case err == nil:
-			s.bad("invalid parameters %s are accepted", text(example.Params))
-		case !errors.As(err, &invalid):
-			s.bad("parameters %s are refused by a %T, not by a *ParamsError: %v", text(example.Params), err, err)
-		case !slices.ContainsFunc(invalid.Fields, func(f template.FieldError) bool { return f.Field == example.Field && f.Message != "" }):
-			s.bad("the error for %s does not name the field %q: %v", text(example.Params), example.Field, err)
-		}
+		s.refused("parameters", example, s.validate(c, example.Params))
 	}
 	if err := s.validate(c, map[string]any{"no such parameter": true}); err == nil {
 		s.bad("an unknown parameter is accepted")
@@ -136,12 +207,19 @@ func (s *suite) validate(c *template.Compiled, params map[string]any) error {
 	return err
 }
 
+// newRun returns a run with the default settings, prepared.
+func (s *suite) newRun(c *template.Compiled, params map[string]any) (*template.Run, *Recorder) {
+	run, recorder := NewRun(c.Schema.WithDefaults(params))
+	run.Settings, run.Allowed, _ = c.Configure(nil) // that they are accepted has been seen
+	if s.opts.Prepare != nil {
+		s.opts.Prepare(run)
+	}
+	return run, recorder
+}
+
 func (s *suite) execution(c *template.Compiled) {
 	for _, params := range s.opts.Succeed {
-		run, recorder := NewRun(c.Schema.WithDefaults(params))
-		if s.opts.Prepare != nil {
-			s.opts.Prepare(run)
-		}
+		run, recorder := s.newRun(c, params)
 		before := text(run.Params)
 		result, err := s.tmpl.Execute(context.Background(), run)
 		if err != nil {
@@ -160,10 +238,7 @@ func (s *suite) execution(c *template.Compiled) {
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
 	for _, params := range s.opts.Valid {
-		run, _ := NewRun(c.Schema.WithDefaults(params))
-		if s.opts.Prepare != nil {
-			s.opts.Prepare(run)
-		}
+		run, _ := s.newRun(c, params)
 		type outcome struct {
 			result template.Result
 			err    error
@@ -193,6 +268,10 @@ func (s *suite) result(params string, result template.Result, err error) {
 	}
 	if _, err := json.Marshal(result); err != nil {
 		s.bad("Execute with %s returned a result that is not JSON: %v", params, err)
+	} else if result != nil && s.results != nil {
+		if err := s.results.Validate(result); err != nil {
+			s.bad("Execute with %s returned a result that its schema refuses: %v", params, err)
+		}
 	}
 	var failure *template.Error
 	if err != nil && (!errors.As(err, &failure) || !codeForm.MatchString(failure.Code) || failure.Message == "") {
@@ -225,6 +304,18 @@ func NewRun(params map[string]any) (*template.Run, *Recorder) {
 		Params:       params,
 		Report:       recorder,
 	}, recorder
+}
+
+// Connect gives a run a connection under that name, permitted for the parameter.
+func Connect(run *template.Run, param, name string, connection template.Connection) {
+	if run.Connections == nil {
+		run.Connections = map[string]template.Connection{}
+	}
+	if run.Allowed == nil {
+		run.Allowed = map[string][]string{}
+	}
+	run.Connections[name] = connection
+	run.Allowed[param] = append(run.Allowed[param], name)
 }
 
 // Recorder is a template.Reporter that keeps what it is told.

@@ -17,6 +17,9 @@ type fake struct {
 	schema     func() map[string]any
 	validate   func(map[string]any) error
 	execute    func(context.Context, *template.Run) (template.Result, error)
+	results    func() map[string]any
+	examples   []template.Example
+	settings   func() map[string]any
 }
 
 func (f *fake) Descriptor() template.Descriptor            { return f.descriptor() }
@@ -25,6 +28,26 @@ func (f *fake) ValidateParams(params map[string]any) error { return f.validate(p
 func (f *fake) Execute(ctx context.Context, run *template.Run) (template.Result, error) {
 	return f.execute(ctx, run)
 }
+
+func (f *fake) ResultSchema() map[string]any          { return f.results() }
+func (f *fake) Examples() []template.Example          { return f.examples }
+func (f *fake) SettingsSchema() map[string]any        { return f.settings() }
+func (f *fake) ValidateSettings(map[string]any) error { return nil }
+
+func goodResults() map[string]any {
+	return map[string]any{"type": "object", "additionalProperties": false, "properties": map[string]any{
+		"message": map[string]any{"type": "string", "description": "What was said"},
+	}}
+}
+
+func goodSettings() map[string]any {
+	return map[string]any{"type": "object", "additionalProperties": false, "properties": map[string]any{
+		"accent": map[string]any{"type": "string", "description": "How it is said", "default": "plain"},
+	}}
+}
+
+// bare hides everything that a template need not have.
+type bare struct{ template.JobTemplate }
 
 func goodDescriptor() template.Descriptor {
 	return template.Descriptor{
@@ -45,6 +68,9 @@ func goodSchema() map[string]any {
 
 func newFake() *fake {
 	return &fake{
+		results:    goodResults,
+		settings:   goodSettings,
+		examples:   []template.Example{{Title: "Greet the world", Params: map[string]any{}}},
 		descriptor: goodDescriptor,
 		schema:     goodSchema,
 		validate: func(params map[string]any) error {
@@ -69,6 +95,9 @@ func goodOptions() Options {
 		Valid:   []map[string]any{{}, {"to": "you"}},
 		Invalid: []Invalid{{map[string]any{"to": "nobody"}, "to"}, {map[string]any{"times": 0.0}, "times"}},
 		Succeed: []map[string]any{{}},
+
+		Settings:        []map[string]any{{"accent": "broad"}},
+		InvalidSettings: []Invalid{{map[string]any{"accent": 1.0}, "accent"}},
 	}
 }
 
@@ -76,15 +105,22 @@ func TestGoodTemplatePasses(t *testing.T) {
 	Run(t, newFake(), goodOptions())
 }
 
+func TestTemplatesMustBeDocumented(t *testing.T) {
+	found := problems(bare{newFake()}, goodOptions())
+	if len(found) != 1 || !strings.Contains(found[0], "no ResultSchema and Examples") {
+		t.Errorf("got %q", found)
+	}
+}
+
 func TestPrepareCompletesRuns(t *testing.T) {
 	f, prepared := newFake(), 0
 	options := goodOptions()
 	options.Prepare = func(run *template.Run) {
 		prepared++
-		run.Allowed = map[string][]string{"to": {"you"}}
+		Connect(run, "to", "you", template.Connection{Kind: "mouth"})
 	}
 	f.execute = func(_ context.Context, run *template.Run) (template.Result, error) {
-		if len(run.Allowed) == 0 {
+		if len(run.Allowed["to"]) != 1 || run.Connections["you"].Kind != "mouth" || run.Settings["accent"] != "plain" {
 			return nil, errors.New("not prepared")
 		}
 		return template.Result{"message": "Hello"}, nil
@@ -182,6 +218,33 @@ func TestEachFaultIsFound(t *testing.T) {
 				return template.Result{"message": "x"}, ctx.Err()
 			}
 		}, "not with an *Error"},
+		"no result schema": {func(f *fake, _ *Options) {
+			f.results = func() map[string]any { return map[string]any{"type": 1} }
+		}, "ResultSchema: "},
+		"undescribed result": {func(f *fake, _ *Options) {
+			f.results = func() map[string]any {
+				r := goodResults()
+				r["properties"].(map[string]any)["n"] = map[string]any{}
+				return r
+			}
+		}, `ResultSchema: property "n" has no description`},
+		"result beside its schema": {func(f *fake, _ *Options) {
+			f.execute = func(context.Context, *template.Run) (template.Result, error) {
+				return template.Result{"message": "x", "more": 1}, nil
+			}
+		}, "a result that its schema refuses: more: "},
+		"no worked example": {func(f *fake, _ *Options) { f.examples = nil }, "Examples: give at least one"},
+		"untitled example":  {func(f *fake, _ *Options) { f.examples[0].Title = "" }, "Examples: {} has no title"},
+		"bad example": {func(f *fake, _ *Options) {
+			f.examples[0].Params = map[string]any{"times": 0}
+		}, `the example "Greet the world" is refused: times: `},
+		"no settings tried":       {func(_ *fake, o *Options) { o.Settings = nil }, "at least one example of each, Settings and InvalidSettings"},
+		"valid settings refused":  {func(_ *fake, o *Options) { o.Settings[0]["accent"] = 1.0 }, `valid settings {"accent":1} are refused`},
+		"invalid settings pass":   {func(_ *fake, o *Options) { o.InvalidSettings[0].Params = nil }, "invalid settings null are accepted"},
+		"wrong setting is blamed": {func(_ *fake, o *Options) { o.InvalidSettings[0].Field = "tone" }, `does not name the field "tone"`},
+		"settings must be written": {func(f *fake, _ *Options) {
+			f.settings = func() map[string]any { s := goodSettings(); s["required"] = []any{"accent"}; return s }
+		}, "an executor that configures nothing is refused: accent: is required"},
 		"odd code": {func(f *fake, _ *Options) {
 			f.execute = func(context.Context, *template.Run) (template.Result, error) {
 				return nil, template.Fail("Odd Code", "it is odd")

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -26,7 +24,7 @@ const (
 	sampleSize    = 1_000           // documents looked at for the type of a field
 
 	defaultMaxDeletions = 100_000
-	connectionKind      = "mongodb"
+	connectionParam     = "connection"
 )
 
 // cleanup is what both clean-up templates do: delete the documents of a
@@ -64,6 +62,20 @@ func connectionSchema() map[string]any {
 	}
 }
 
+func cleanupResultSchema() map[string]any {
+	return map[string]any{
+		"type":                 "object",
+		"additionalProperties": false,
+		"required":             []any{"message", "records_processed", "records_deleted", "errors"},
+		"properties": map[string]any{
+			"message":           map[string]any{"type": "string", "description": "What was done, or would be in a real run"},
+			"records_processed": map[string]any{"type": "integer", "description": "Documents that matched and were dealt with; in a dry run, all that match"},
+			"records_deleted":   map[string]any{"type": "integer", "description": "Documents that were deleted; 0 in a dry run"},
+			"errors":            map[string]any{"type": "integer", "description": "1 when the run ended early by an error"},
+		},
+	}
+}
+
 func maxDeletions(params map[string]any) int64 {
 	if n, ok := whole(params["max_deletions"]); ok && n > 0 {
 		return n
@@ -78,13 +90,13 @@ func (c cleanup) run(ctx context.Context, run *template.Run) (template.Result, e
 	if err := c.permitted(run); err != nil {
 		return nil, err
 	}
-	name, connection, err := choose(run)
+	connection, err := run.Connection(connectionParam)
 	if err != nil {
 		return nil, err
 	}
 	dry := run.Params[template.DryRunParam] != false
 	run.Report.Log("INFO", fmt.Sprintf("Starting cleanup of %s (%s)", c.collection, mode(dry)))
-	db, err := connect(ctx, name, connection)
+	db, err := connect(ctx, connection)
 	if err != nil {
 		return nil, err
 	}
@@ -131,31 +143,6 @@ func (c cleanup) permitted(run *template.Run) error {
 		return template.Fail(template.CodeForbidden, "this executor does not permit the template to touch the collection %q: allow it in the executor's configuration", c.collection)
 	}
 	return nil
-}
-
-// choose picks the connection that the parameters name, or the only one.
-func choose(run *template.Run) (string, template.Connection, error) {
-	usable := map[string]template.Connection{}
-	for name, connection := range run.Connections {
-		if connection.Kind == connectionKind {
-			usable[name] = connection
-		}
-	}
-	names := slices.Sorted(maps.Keys(usable))
-	name, named := run.Params["connection"].(string)
-	switch {
-	case len(names) == 0:
-		return "", template.Connection{}, template.Fail(template.CodeValidation, "this executor has no connection of kind %q for the template: configure one", connectionKind)
-	case !named && len(names) > 1:
-		return "", template.Connection{}, template.Fail(template.CodeValidation, "connection: is required, for there are several: give one of %s", strings.Join(names, ", "))
-	case !named:
-		name = names[0]
-	}
-	connection, ok := usable[name]
-	if !ok {
-		return "", template.Connection{}, template.Fail(template.CodeValidation, "connection: must be one of %s", strings.Join(names, ", "))
-	}
-	return name, connection, nil
 }
 
 // count returns how many documents match and warns of what looks like a mistake.
@@ -304,23 +291,22 @@ func (c cleanup) deleteBatch(ctx context.Context, db *database, ids bson.A) (int
 // database is an open connection to one database.
 type database struct {
 	*mongo.Database
-	name    string   // of the connection
-	secrets []string // never to appear in a message
+	connection template.Connection
 }
 
-// connect opens the named connection and makes sure that a server answers.
-func connect(ctx context.Context, name string, connection template.Connection) (*database, error) {
+// connect opens a connection and makes sure that a server answers.
+func connect(ctx context.Context, connection template.Connection) (*database, error) {
 	parsed, err := connstring.Parse(connection.URI)
 	if err != nil {
 		// The parser's error may quote the URI.
-		return nil, template.Fail(template.CodeConnection, "connection %q: its URI is not a valid MongoDB URI: correct it in the executor's configuration", name)
+		return nil, template.Fail(template.CodeConnection, "connection %q: its URI is not a valid MongoDB URI: correct it in the executor's configuration", connection.Name)
 	}
 	databaseName := connection.Database
 	if databaseName == "" {
 		databaseName = parsed.Database
 	}
 	if databaseName == "" {
-		return nil, template.Fail(template.CodeValidation, "connection %q names no database: add one in the executor's configuration", name)
+		return nil, template.Fail(template.CodeValidation, "connection %q names no database: add one in the executor's configuration", connection.Name)
 	}
 	client, err := mongo.Connect(options.Client().
 		ApplyURI(connection.URI).
@@ -329,9 +315,9 @@ func connect(ctx context.Context, name string, connection template.Connection) (
 		SetConnectTimeout(selectionTime).
 		SetMaxPoolSize(2).
 		SetWriteConcern(writeconcern.Majority())) // what is reported deleted stays deleted
-	db := &database{name: name, secrets: []string{connection.URI, parsed.Password}}
+	db := &database{connection: connection}
 	if err != nil {
-		return nil, template.Fail(template.CodeConnection, "connection %q: %s", name, db.redact(err))
+		return nil, template.Fail(template.CodeConnection, "connection %q: %s", connection.Name, connection.Redact(err.Error()))
 	}
 	db.Database = client.Database(databaseName)
 	limited, cancel := context.WithTimeout(ctx, 2*selectionTime)
@@ -341,7 +327,7 @@ func connect(ctx context.Context, name string, connection template.Connection) (
 		if ctx.Err() != nil {
 			return nil, template.AsError(ctx.Err())
 		}
-		return nil, template.Retryable(template.CodeConnection, "connection %q: no server answers: %s", name, db.redact(err))
+		return nil, template.Retryable(template.CodeConnection, "connection %q: no server answers: %s", connection.Name, connection.Redact(err.Error()))
 	}
 	return db, nil
 }
@@ -358,7 +344,7 @@ func (db *database) close(ctx context.Context) {
 func (db *database) failure(ctx context.Context, doing string, err error) *template.Error {
 	const maxTimeExpired, unauthorized = 50, 13
 	says := func(retryable bool, code, remedy string) *template.Error {
-		e := template.Fail(code, "could not %s: %s%s", doing, db.redact(err), remedy)
+		e := template.Fail(code, "could not %s: %s%s", doing, db.connection.Redact(err.Error()), remedy)
 		e.Retryable = retryable
 		return e
 	}
@@ -368,7 +354,7 @@ func (db *database) failure(ctx context.Context, doing string, err error) *templ
 	case ctx.Err() != nil:
 		return template.AsError(fmt.Errorf("could not %s: %w", doing, ctx.Err()))
 	case answered && answer.HasErrorCode(unauthorized):
-		return says(false, template.CodeForbidden, fmt.Sprintf(" (connection %q needs the permission)", db.name))
+		return says(false, template.CodeForbidden, fmt.Sprintf(" (connection %q needs the permission)", db.connection.Name))
 	case answered && answer.HasErrorCode(maxTimeExpired), mongo.IsTimeout(err):
 		return says(true, template.CodeTimeout, " (an index that fits the condition helps)")
 	case mongo.IsNetworkError(err):
@@ -378,15 +364,4 @@ func (db *database) failure(ctx context.Context, doing string, err error) *templ
 	default:
 		return says(true, template.CodeConnection, "")
 	}
-}
-
-// redact returns an error's text without the URI and the password.
-func (db *database) redact(err error) string {
-	text := err.Error()
-	for _, secret := range db.secrets {
-		if secret != "" {
-			text = strings.ReplaceAll(text, secret, "***")
-		}
-	}
-	return text
 }

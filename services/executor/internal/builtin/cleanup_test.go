@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"reflect"
 	"slices"
@@ -23,8 +24,8 @@ import (
 func newRun(params map[string]any, connection template.Connection) (*template.Run, *templatetest.Recorder) {
 	run, recorder := templatetest.NewRun(params)
 	run.ScheduledFor = origin
-	run.Connections = map[string]template.Connection{"main": connection}
-	run.Allowed = map[string][]string{"collection": {"sessions", "tickets"}}
+	templatetest.Connect(run, connectionParam, "main", connection)
+	run.Allowed["collection"] = []string{"sessions", "tickets"}
 	return run, recorder
 }
 
@@ -71,8 +72,8 @@ func TestDatabaseCleanupPassesTheSuite(t *testing.T) {
 		},
 		Succeed: []map[string]any{oldSessions(map[string]any{"dryRun": true}), oldSessions(nil)},
 		Prepare: func(run *template.Run) {
-			run.Connections = map[string]template.Connection{"main": connection}
-			run.Allowed = map[string][]string{"collection": {"sessions"}}
+			templatetest.Connect(run, connectionParam, "main", connection)
+			run.Allowed["collection"] = []string{"sessions"}
 		},
 	})
 }
@@ -89,8 +90,8 @@ func TestTicketCleanupPassesTheSuite(t *testing.T) {
 		},
 		Succeed: []map[string]any{{}, {"dryRun": false}},
 		Prepare: func(run *template.Run) {
-			run.Connections = map[string]template.Connection{"main": connection}
-			run.Allowed = map[string][]string{"collection": {"tickets"}}
+			templatetest.Connect(run, connectionParam, "main", connection)
+			run.Allowed["collection"] = []string{"tickets"}
 		},
 	})
 }
@@ -220,7 +221,7 @@ func TestDocumentTouchedInBetweenSurvives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	open, err := connect(t.Context(), "main", connection)
+	open, err := connect(t.Context(), connection)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,16 +304,20 @@ func TestCleanupIsRefusedBeforeConnecting(t *testing.T) {
 		"no condition":           {databaseCleanup{}, map[string]any{"collection": "sessions"}, two, []string{"sessions"}, "validation", "condition: would match every document"},
 		"bad age":                {ticketCleanup{}, map[string]any{"older_than": "soon"}, two, []string{"tickets"}, "validation", `older_than: must be "<n> <minutes`},
 		"several connections":    {databaseCleanup{}, oldSessions(nil), two, []string{"sessions"}, "validation", "connection: is required, for there are several: give one of archive, main"},
-		"unknown connection":     {databaseCleanup{}, oldSessions(map[string]any{"connection": "mail"}), two, []string{"sessions"}, "validation", "connection: must be one of archive, main"},
-		"no connection":          {databaseCleanup{}, oldSessions(nil), nil, []string{"sessions"}, "validation", `no connection of kind "mongodb"`},
+		"unknown connection":     {databaseCleanup{}, oldSessions(map[string]any{"connection": "mail"}), two, []string{"sessions"}, "validation", "connection: must be one of \"archive\", \"main\""},
+		"no connection":          {databaseCleanup{}, oldSessions(nil), nil, []string{"sessions"}, "validation", "connection: this executor permits no connection for it"},
 		"no database":            {databaseCleanup{}, oldSessions(nil), map[string]template.Connection{"main": {Kind: "mongodb", URI: "mongodb://u:hush@h/"}}, []string{"sessions"}, "validation", `connection "main" names no database`},
 		"bad URI":                {databaseCleanup{}, oldSessions(nil), map[string]template.Connection{"main": {Kind: "mongodb", URI: "mongodb://u:hush@h:x:y/db"}}, []string{"sessions"}, "connection", `connection "main": its URI is not a valid MongoDB URI`},
 		"bad option":             {databaseCleanup{}, oldSessions(nil), map[string]template.Connection{"main": {Kind: "mongodb", URI: "mongodb://u:hush@h1,h2/db?directConnection=true"}}, []string{"sessions"}, "connection", `connection "main": `},
 	} {
 		t.Run(name, func(t *testing.T) {
 			run, _ := templatetest.NewRun(tc.params)
-			run.Connections = tc.connections
 			run.Allowed = map[string][]string{"collection": tc.allowed}
+			for _, name := range slices.Sorted(maps.Keys(tc.connections)) {
+				if tc.connections[name].Kind == template.KindMongoDB {
+					templatetest.Connect(run, connectionParam, name, tc.connections[name])
+				}
+			}
 			result, err := tc.tmpl.Execute(t.Context(), run)
 			failure := template.AsError(err)
 			if failure == nil || failure.Code != tc.code || failure.Retryable || !strings.Contains(failure.Message, tc.want) || result != nil {
@@ -432,7 +437,7 @@ func TestFailuresAreClassified(t *testing.T) {
 	cancel()
 	late, cancelLate := context.WithTimeout(context.Background(), 0)
 	defer cancelLate()
-	db := &database{name: "main", secrets: []string{"mongodb://u:hush@h/", "hush", ""}}
+	db := &database{connection: template.Connection{Name: "main", Kind: template.KindMongoDB, URI: "mongodb://u:hush@h/"}}
 	for name, tc := range map[string]struct {
 		ctx       context.Context
 		err       error

@@ -23,8 +23,9 @@ func (databaseCleanup) Descriptor() template.Descriptor {
 		RiskLevel:         "medium",
 		Idempotent:        true,
 		Destructive:       true,
-		ConnectionKind:    connectionKind,
-		Restricted:        []string{"collection", "connection"},
+		Connections:       map[string]string{connectionParam: template.KindMongoDB},
+		Implied:           []string{connectionParam},
+		Restricted:        []string{"collection"},
 	}
 }
 
@@ -45,8 +46,22 @@ func (databaseCleanup) Schema() map[string]any {
 			},
 			template.DryRunParam: dryRunSchema(),
 			"max_deletions":      maxDeletionsSchema(),
-			"connection":         connectionSchema(),
+			connectionParam:      connectionSchema(),
 		},
+	}
+}
+
+func (databaseCleanup) ResultSchema() map[string]any { return cleanupResultSchema() }
+
+func (databaseCleanup) Examples() []template.Example {
+	return []template.Example{
+		{Title: "Count the users who have not been active for half a year, and delete nothing", Params: map[string]any{
+			"collection": "users", "condition": map[string]any{"lastActive": map[string]any{"$lt": "6 months ago"}},
+		}},
+		{Title: "Delete log entries older than 90 days, but never more than 50,000 at a time", Params: map[string]any{
+			"collection": "logs", "condition": map[string]any{"createdAt": map[string]any{"$lt": "90 days ago"}},
+			template.DryRunParam: false, "max_deletions": 50_000,
+		}},
 	}
 }
 

@@ -59,6 +59,24 @@ func (testScheduler) Schema() map[string]any {
 	}
 }
 
+func (testScheduler) ResultSchema() map[string]any {
+	return map[string]any{
+		"type":                 "object",
+		"additionalProperties": false,
+		"required":             []any{"message"},
+		"properties": map[string]any{
+			"message": map[string]any{"type": "string", "description": "The message that was logged"},
+		},
+	}
+}
+
+func (testScheduler) Examples() []template.Example {
+	return []template.Example{
+		{Title: "Log the default message", Params: map[string]any{}},
+		{Title: "Take ten seconds, then fail", Params: map[string]any{"message": "A rehearsal", "duration_seconds": 10, "fail": true}},
+	}
+}
+
 func (testScheduler) ValidateParams(map[string]any) error { return nil }
 
 func (testScheduler) Execute(ctx context.Context, run *template.Run) (template.Result, error) {

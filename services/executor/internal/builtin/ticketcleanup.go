@@ -25,8 +25,8 @@ func (ticketCleanup) Descriptor() template.Descriptor {
 		RiskLevel:         "medium",
 		Idempotent:        true,
 		Destructive:       true,
-		ConnectionKind:    connectionKind,
-		Restricted:        []string{"connection"},
+		Connections:       map[string]string{connectionParam: template.KindMongoDB},
+		Implied:           []string{connectionParam},
 	}
 }
 
@@ -55,8 +55,19 @@ func (ticketCleanup) Schema() map[string]any {
 			},
 			template.DryRunParam: dryRunSchema(),
 			"max_deletions":      maxDeletionsSchema(),
-			"connection":         connectionSchema(),
+			connectionParam:      connectionSchema(),
 		},
+	}
+}
+
+func (ticketCleanup) ResultSchema() map[string]any { return cleanupResultSchema() }
+
+func (ticketCleanup) Examples() []template.Example {
+	return []template.Example{
+		{Title: "Count the tickets that were resolved more than 30 days ago, and delete nothing", Params: map[string]any{}},
+		{Title: "Delete tickets closed more than a year ago", Params: map[string]any{
+			"status": "closed", "older_than": "1 year", template.DryRunParam: false,
+		}},
 	}
 }
 

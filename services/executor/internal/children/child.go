@@ -20,7 +20,7 @@ import (
 )
 
 // key says whom a warm child may serve.
-type key struct{ template, organisation string }
+type key struct{ template, organisation, folders string }
 
 // child is one runner process. Whoever has taken it from the pool owns it.
 type child struct {
@@ -41,14 +41,14 @@ type child struct {
 // startTimeout bounds how long a runner may take to confine itself.
 const startTimeout = 10 * time.Second
 
-// start starts a child and waits for its hello.
-func (p *Pool) start(ctx context.Context) (*child, error) {
+// start starts a child that may write to the folders, and waits for its hello.
+func (p *Pool) start(ctx context.Context, folders []string) (*child, error) {
 	dir, err := os.MkdirTemp("", "almanac-run-")
 	if err != nil {
 		return nil, fmt.Errorf("a folder for a runner: %w", err)
 	}
 	setup := p.config.Setup
-	setup.Dir = dir
+	setup.Dir, setup.Folders = dir, folders
 	if setup.UID > 0 && os.Getuid() == 0 {
 		err = os.Chown(dir, setup.UID, setup.GID)
 	}

@@ -265,7 +265,7 @@ func alive(pid int) bool {
 
 func TestDescribe(t *testing.T) {
 	pool, _ := newPool(t, nil)
-	described, isolation, err := pool.Describe(t.Context())
+	described, isolation, err := pool.Describe(t.Context(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +281,7 @@ func TestUnusableProgram(t *testing.T) {
 	for name, path := range map[string]string{"missing": "/nonexistent/runner", "silent": "/bin/true"} {
 		t.Run(name, func(t *testing.T) {
 			pool, _ := newPool(t, func(c *Config) { c.Path = path })
-			if _, _, err := pool.Describe(t.Context()); err == nil || !strings.Contains(err.Error(), path) {
+			if _, _, err := pool.Describe(t.Context(), nil, nil); err == nil || !strings.Contains(err.Error(), path) {
 				t.Errorf("Describe: %v, want an error that names %s", err, path)
 			}
 			result, _ := pool.Run(t.Context(), request("nothing", 0), newNotes())
@@ -295,7 +295,7 @@ func TestUnusableProgram(t *testing.T) {
 func TestChildIsConfined(t *testing.T) {
 	t.Setenv("ALMANAC_SECRET", "of the executor")
 	pool, _ := newPool(t, nil)
-	_, isolation, err := pool.Describe(t.Context())
+	_, isolation, err := pool.Describe(t.Context(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

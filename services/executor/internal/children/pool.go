@@ -3,7 +3,8 @@
 // confine themselves before they see a parameter.
 //
 // A child serves one attempt at a time. When it ended in order the child is kept
-// warm for the next attempt of the same template and organisation; after a
+// warm for the next attempt of the same template and organisation, with the same
+// folders to write to; after a
 // time-out, a cancellation, a crash, a panic, or enough runs, it is killed with
 // everything that it has started.
 package children
@@ -12,7 +13,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -72,15 +75,17 @@ func New(config Config) (*Pool, error) {
 	return &Pool{config: config}, nil
 }
 
-// Describe asks the runner program for its templates, and for what keeps its
-// runs apart. An error says that the program cannot be used.
-func (p *Pool) Describe(ctx context.Context) ([]runner.Description, []string, error) {
-	c, err := p.start(ctx)
+// Describe asks the runner program for its templates in the light of these
+// settings, and for what keeps its runs apart. An error says that the program
+// cannot be used, or that runs cannot get at a folder of the connections.
+func (p *Pool) Describe(ctx context.Context, settings map[string]map[string]any, connections map[string]template.Connection,
+) ([]runner.Description, []string, error) {
+	c, err := p.start(ctx, folders(connections))
 	if err != nil {
 		return nil, nil, err
 	}
 	defer c.destroy()
-	c.requests <- runner.Request{Describe: true}
+	c.requests <- runner.Request{Describe: true, Settings: settings}
 	select {
 	case reply, ok := <-c.replies:
 		if !ok || len(reply.Templates) == 0 {
@@ -103,7 +108,7 @@ func (p *Pool) Run(ctx context.Context, run *runner.Run, report template.Reporte
 		// The runner's own time-out comes first, and lets it say what was done.
 		defer p.config.After(run.Timeout+p.config.KillGrace, func() { overdue <- struct{}{} })()
 	}
-	c, err := p.take(ctx, key{run.Template, run.Organisation})
+	c, err := p.take(ctx, run)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, nil
@@ -169,9 +174,11 @@ func (p *Pool) Close() {
 	p.ending.Wait()
 }
 
-// take returns a warm child for the key, or a new one in place of the longest
+// take returns a warm child for the run, or a new one in place of the longest
 // idle when there would be too many.
-func (p *Pool) take(ctx context.Context, k key) (*child, error) {
+func (p *Pool) take(ctx context.Context, run *runner.Run) (*child, error) {
+	writable := folders(run.Connections)
+	k := key{run.Template, run.Organisation, strings.Join(writable, "\x00")}
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -189,7 +196,7 @@ func (p *Pool) take(ctx context.Context, k key) (*child, error) {
 		p.evict(0)
 	}
 	p.mu.Unlock()
-	c, err := p.start(ctx)
+	c, err := p.start(ctx, writable)
 	if err != nil {
 		p.mu.Lock()
 		p.busy--
@@ -198,6 +205,17 @@ func (p *Pool) take(ctx context.Context, k key) (*child, error) {
 	}
 	c.key = k
 	return c, nil
+}
+
+// folders returns the local folders among the connections, sorted, each once.
+func folders(connections map[string]template.Connection) []string {
+	found := map[string]bool{}
+	for _, connection := range connections {
+		if folder := connection.Folder(); folder != "" {
+			found[folder] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 // evict ends the i-th warm child without making its caller wait. It is called
