@@ -1,10 +1,12 @@
 package move_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"testing"
 	"time"
 
+	"github.com/almanac-scheduler/almanac/pkg/schedule"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/move"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/standintest"
@@ -96,11 +98,14 @@ func TestHalfDoneWorkIsFinished(t *testing.T) {
 	from, to, filler := openMongoDB(t, server.URI+"from"), open(t), open(t)
 	storetest.Fill(t, filler, 1, 100)
 	mustRun(t, filler, from)
-	due, err := from.DueJobs(t.Context(), nil, now.AddDate(1, 0, 0), nil, 1)
-	if err != nil || len(due) == 0 {
-		t.Fatal(due, err)
+	j := &job.Job{
+		ID: "job_halfdone", Name: "half done", TemplateType: "noop", Parameters: json.RawMessage(`{}`),
+		Schedule: schedule.Spec{Type: schedule.Interval, IntervalSeconds: 60}, Enabled: true, Timeout: time.Minute, Organisation: job.DefaultOrganisation,
+		Missed: job.MissedSkip, Overlap: job.OverlapAllow, CreatedBy: "ann", CreatedAt: now, UpdatedAt: now, NextRunAt: now.Add(time.Minute), Version: 1,
 	}
-	j := due[0]
+	if _, _, err := from.CreateJob(t.Context(), store.CreateJob{Job: j}); err != nil {
+		t.Fatal(err)
+	}
 
 	// A fire that was recorded, but whose job could not be advanced.
 	e := &job.Execution{
@@ -121,8 +126,28 @@ func TestHalfDoneWorkIsFinished(t *testing.T) {
 		t.Fatal("it was created")
 	}
 	cut.Remove(t)
+	// A job that was deleted, but whose waiting run could not be cancelled.
+	gone := *j.Clone()
+	gone.ID, gone.Name = "job_gone", "gone"
+	if _, _, err := from.CreateJob(t.Context(), store.CreateJob{Job: &gone}); err != nil {
+		t.Fatal(err)
+	}
+	waiting := *e
+	waiting.JobID, waiting.Trigger, waiting.Key = gone.ID, job.TriggerManual, "k"
+	waiting.ID = job.ExecutionID(waiting.JobID, waiting.Trigger, waiting.Key)
+	if _, _, err := from.RunNow(t.Context(), store.RunNow{Execution: &waiting, Now: now}); err != nil {
+		t.Fatal(err)
+	}
+	cut = server.Inject(t, standintest.Fault{Command: "update", Collection: "job_executions", Action: standintest.CutBefore})
+	if _, err := from.DeleteJob(t.Context(), gone.ID, 0, now, nil); err != nil {
+		t.Fatal(err)
+	}
+	if cut.Fired(t) == 0 {
+		t.Fatal("the waiting run was cancelled at once")
+	}
+	cut.Remove(t)
 	// An audit that was not copied out.
-	cut = server.Inject(t, standintest.Fault{Command: "insert", Collection: "audit_log", Action: standintest.CutBefore})
+	cut = server.Inject(t, standintest.Fault{Command: "insert", Collection: "job_audit_log", Action: standintest.CutBefore})
 	if err := from.AddUser(t.Context(), store.User{Name: "late", Role: "admin", CreatedAt: now}, &store.Audit{At: now, User: "ann", Action: "user.create", Object: "late"}); err != nil {
 		t.Fatal(err)
 	}
@@ -134,6 +159,9 @@ func TestHalfDoneWorkIsFinished(t *testing.T) {
 	mustRun(t, from, to)
 	if stands, err := to.Execution(t.Context(), e.ID); err != nil || stands.Status != job.Pending {
 		t.Errorf("the run: %+v, %v", stands, err)
+	}
+	if stands, err := to.Execution(t.Context(), waiting.ID); err != nil || stands.Status != job.Cancelled {
+		t.Errorf("the run of the deleted job: %+v, %v", stands, err)
 	}
 	if stands, err := to.Job(t.Context(), j.ID); err != nil || !stands.NextRunAt.Equal(next) {
 		t.Errorf("its job: %+v, %v; want next %v", stands, err, next)

@@ -56,7 +56,20 @@ func (s *Store) finish(ctx context.Context, now time.Time) error {
 			return err
 		}
 	}
-	return s.copyOutAll(ctx)
+	for left := int64(1); left > 0; {
+		if err := s.copyOutAll(ctx); err != nil { // as many as it looks at
+			return err
+		}
+		left = 0
+		for _, c := range []*mongo.Collection{s.jobs, s.executions, s.sessions, s.users} {
+			n, err := c.CountDocuments(ctx, bson.D{{Key: "audit.n", Value: bson.D{{Key: "$gt", Value: 0}}}})
+			if err != nil {
+				return fmt.Errorf("count %s: %w", c.Name(), err)
+			}
+			left += n
+		}
+	}
+	return nil
 }
 
 func present(field string) bson.E {

@@ -3,7 +3,9 @@ package storetest
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -31,6 +33,7 @@ func Fill(t *testing.T, s store.Store, seed uint64, steps int) *Filled {
 			}})
 		}
 	}
+	w.fillDeleted()
 	w.fillFleet()
 	w.fillAccess()
 	return &Filled{w}
@@ -56,6 +59,19 @@ func (f *Filled) GoOn(t *testing.T, s store.Store, steps int) {
 		f.w.step()
 	}
 	f.w.compare()
+}
+
+// fillDeleted sees to it that a job with a history is deleted.
+func (w *walk) fillDeleted() {
+	w.Helper()
+	ids := slices.Sorted(maps.Keys(w.m.executions))
+	i := slices.IndexFunc(ids, func(id string) bool { return w.m.live(w.m.executions[id].JobID) != nil })
+	if i < 0 {
+		return
+	}
+	for id := w.m.executions[ids[i]].JobID; w.m.live(id) != nil; {
+		w.deleteJob(id) // now and then it names a wrong version
+	}
 }
 
 func (w *walk) fillFleet() {
