@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/almanac-scheduler/almanac/pkg/template"
@@ -104,5 +105,37 @@ func TestBadConnectionsNameTheField(t *testing.T) {
 				t.Errorf("the error gives a secret away: %v", err)
 			}
 		})
+	}
+}
+
+// TestFoldersAreShared: the runs' group may write to a bucket's folder, others
+// still not, and its owner stays.
+func TestFoldersAreShared(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "exports")
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	connections := map[string]template.Connection{"exports": {Kind: "bucket", URI: "file://" + folder}, "mail": {Kind: "smtp", URI: "smtp://m"}}
+	if err := shareFolders(connections, nobody); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		t.Fatal("no ownership")
+	}
+	mode, group := os.FileMode(0o700), uint32(os.Getgid())
+	if os.Getuid() == 0 {
+		mode, group = 0o770, nobody
+	}
+	if info.Mode().Perm() != mode || stat.Gid != group || stat.Uid != uint32(os.Getuid()) {
+		t.Errorf("mode %v, user %d, group %d; want mode %v and group %d", info.Mode(), stat.Uid, stat.Gid, mode, group)
+	}
+	connections["exports"] = template.Connection{Kind: "bucket", URI: "file://" + folder + "/gone"}
+	if err := shareFolders(connections, nobody); os.Getuid() == 0 && (err == nil || !strings.Contains(err.Error(), "connections.exports.uri: letting runs into the folder")) {
+		t.Errorf("a folder that is gone: %v", err)
 	}
 }

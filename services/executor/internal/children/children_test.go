@@ -229,6 +229,7 @@ type answer struct {
 	Args        []string
 	UID         int
 	Connections map[string]template.Connection
+	Settings    map[string]any
 	Memory      int64
 	Files       int64
 	Dir         string
@@ -326,6 +327,93 @@ func TestChildIsConfined(t *testing.T) {
 	}
 	if len(next.Connections) != 0 || next.Entries != 0 {
 		t.Errorf("the next run sees %v and %d files of the one before", next.Connections, next.Entries)
+	}
+}
+
+// TestFolders: a child may write to the folders of its run's connections, and is
+// not kept for a run with others.
+func TestFolders(t *testing.T) {
+	pool, _ := newPool(t, nil)
+	above := t.TempDir()
+	// The folder that holds it is for its owner alone.
+	if err := os.Chmod(filepath.Dir(above), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	connection := map[string]template.Connection{}
+	for _, name := range []string{"one", "two"} {
+		folder := filepath.Join(above, name)
+		if err := os.Mkdir(folder, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if os.Getuid() == 0 {
+			if err := errors.Join(os.Chown(folder, -1, 65534), os.Chmod(folder, 0o770)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		connection[name] = template.Connection{Kind: template.KindBucket, URI: "file://" + folder}
+	}
+	_, isolation, err := pool.Describe(t.Context(), nil, connection)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := request("store", 0)
+	var pids []int
+	for _, names := range [][]string{{"one"}, {"one"}, {"one", "two"}, {}} {
+		request.Connections = map[string]template.Connection{}
+		for _, name := range names {
+			request.Connections[name] = connection[name]
+		}
+		result, _ := pool.Run(t.Context(), request, newNotes())
+		var got struct{ Stored, Outside, Pid int }
+		if result == nil || json.Unmarshal(result.Result, &got) != nil || got.Stored != len(names) {
+			t.Errorf("%v: result %+v", names, result)
+		}
+		if slices.Contains(isolation, "landlock") && got.Outside != 0 {
+			t.Errorf("%v: the folder above can be read", names)
+		}
+		pids = append(pids, got.Pid)
+	}
+	if pids[1] != pids[0] || pids[2] == pids[0] || pids[3] == pids[0] || pids[3] == pids[2] {
+		t.Errorf("children %v: want the second run in the child of the first, and no other so", pids)
+	}
+	for _, name := range []string{"one", "two"} {
+		if content, err := os.ReadFile(filepath.Join(above, name, "whole", "x")); string(content) != "x" {
+			t.Errorf("%s: content %q, %v", name, content, err)
+		}
+	}
+	if os.Getuid() == 0 {
+		if err := os.Chmod(filepath.Dir(above), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := pool.Describe(t.Context(), nil, connection); err == nil || !strings.Contains(err.Error(), filepath.Join(above, "one")+": user 65534 cannot read and write there") {
+			t.Errorf("Describe with a folder that cannot be entered: %v", err)
+		}
+	}
+}
+
+func TestSettingsReachTheRunner(t *testing.T) {
+	pool, _ := newPool(t, nil)
+	for given, want := range map[any]string{5: `{"oddity":5}`, nil: `{"oddity":3}`, "five": "oddity: must be a whole number, but is a string"} {
+		settings := map[string]map[string]any{}
+		if given != nil {
+			settings["odd"] = map[string]any{"oddity": given}
+		}
+		described, _, err := pool.Describe(t.Context(), settings, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := json.Marshal(described[0].Settings)
+		if bad := described[0].BadSettings; len(bad) > 0 {
+			got = []byte(bad[0].Field + ": " + bad[0].Message)
+		}
+		if string(got) != want || err != nil {
+			t.Errorf("%v: got %s, %v, want %s", given, got, err, want)
+		}
+	}
+	r := request("look", 0)
+	r.Settings = map[string]any{"oddity": 7.0}
+	if a := run(t, pool, r); a.Settings["oddity"] != 7.0 {
+		t.Errorf("the run saw settings %v", a.Settings)
 	}
 }
 

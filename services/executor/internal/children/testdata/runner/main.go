@@ -33,6 +33,12 @@ func (odd) Schema() map[string]any {
 	}, "required": []any{"do"}}
 }
 
+func (odd) SettingsSchema() map[string]any {
+	return map[string]any{"type": "object", "properties": map[string]any{"oddity": map[string]any{"type": "integer", "default": 3}}}
+}
+
+func (odd) ValidateSettings(map[string]any) error { return nil }
+
 func (odd) ValidateParams(map[string]any) error { return nil }
 
 var runs int
@@ -87,6 +93,8 @@ func (odd) Execute(ctx context.Context, run *template.Run) (template.Result, err
 		}
 	case "look":
 		look(run, result)
+	case "store":
+		result["stored"], result["outside"] = store(run)
 	case "leave":
 		if err := os.WriteFile("left", nil, 0o600); err != nil {
 			return nil, err
@@ -110,12 +118,30 @@ func grandchild() (int, error) {
 	return int(pid), nil
 }
 
+// store moves a new file from one subfolder to another in the folder of each
+// connection, and tries the folder above. It counts what it could do.
+func store(run *template.Run) (stored, outside int) {
+	for _, c := range run.Connections {
+		from, to := filepath.Join(c.Folder(), "part"), filepath.Join(c.Folder(), "whole")
+		_ = os.Mkdir(from, 0o755)
+		_ = os.Mkdir(to, 0o755)
+		if os.WriteFile(filepath.Join(from, "x"), []byte("x"), 0o644) == nil && os.Rename(filepath.Join(from, "x"), filepath.Join(to, "x")) == nil {
+			stored++
+		}
+		if _, err := os.ReadDir(filepath.Dir(c.Folder())); err == nil {
+			outside++
+		}
+	}
+	return stored, outside
+}
+
 // look tells what the process can see and do.
 func look(run *template.Run, result template.Result) {
 	result["environ"] = os.Environ()
 	result["args"] = os.Args
 	result["uid"] = os.Getuid()
 	result["connections"] = run.Connections
+	result["settings"] = run.Settings
 	result["stdin"], _ = os.Readlink("/proc/self/fd/0")
 	var data, files syscall.Rlimit
 	_ = syscall.Getrlimit(syscall.RLIMIT_DATA, &data)
