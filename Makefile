@@ -171,8 +171,10 @@ proto/third_party: proto/tools/thirdparty/main.go proto/tools/thirdparty/go.mod
 	@touch $@
 
 .PHONY: generate
-generate: bin/buf bin/protoc-gen-go proto/third_party ## generate Go and OpenAPI from proto/
+generate: bin/buf bin/protoc-gen-go proto/third_party ## generate Go and OpenAPI from proto/, and docs/templates.md
 	@bin/buf generate
+	@mkdir -p .cache
+	@go run ./services/executor/internal/builtin/reference >.cache/templates.md && mv .cache/templates.md docs/templates.md
 
 .PHONY: proto-lint
 proto-lint: bin/buf proto/third_party
@@ -197,10 +199,10 @@ verify: proto-lint proto-breaking generate-check tidy-check rules lint cover-che
 
 .PHONY: generate-check
 generate-check: generate
-	@changes=$$(git status --porcelain -- proto/gen); \
+	@changes=$$(git status --porcelain -- proto/gen docs/templates.md); \
 	test -z "$$changes" || { \
-		git --no-pager diff HEAD -- proto/gen | head -50; echo "$$changes"; \
-		echo 'proto/gen is not what the committed .proto files give: commit the outcome of make generate'; exit 1; }
+		git --no-pager diff HEAD -- proto/gen docs/templates.md | head -50; echo "$$changes"; \
+		echo 'This is not what the committed .proto files and templates give: commit the outcome of make generate'; exit 1; }
 
 .PHONY: tidy-check
 tidy-check:
