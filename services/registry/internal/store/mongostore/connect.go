@@ -172,6 +172,18 @@ type hello struct {
 	MaxWire int    `bson:"maxWireVersion"`
 }
 
+// check returns why the server cannot keep the store's promise.
+func (h hello) check(hosts string, allowStandalone bool) error {
+	switch {
+	case h.MaxWire < minWire:
+		return fmt.Errorf("the MongoDB at %s is older than version 5.0: upgrade it", hosts)
+	case h.SetName == "" && h.Msg != "isdbgrid" && !allowStandalone:
+		return fmt.Errorf("the MongoDB at %s is not a replica set, so what it acknowledged could be lost with it: make it one "+
+			"(start it with --replSet and call rs.initiate() once), or accept the loss with store_allow_standalone", hosts)
+	}
+	return nil
+}
+
 // prepare looks at whom we are talking to, and makes ready what is needed.
 func (s *Store) prepare(ctx context.Context, hosts string, allowStandalone bool) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute) // indexes over many records take their time
@@ -181,12 +193,8 @@ func (s *Store) prepare(ctx context.Context, hosts string, allowStandalone bool)
 	if err := db.RunCommand(ctx, bson.D{{Key: "hello", Value: 1}}, options.RunCmd().SetReadPreference(readpref.Primary())).Decode(&h); err != nil {
 		return explain(err, hosts)
 	}
-	switch {
-	case h.MaxWire < minWire:
-		return fmt.Errorf("the MongoDB at %s is older than version 5.0: upgrade it", hosts)
-	case h.SetName == "" && h.Msg != "isdbgrid" && !allowStandalone:
-		return fmt.Errorf("the MongoDB at %s is not a replica set, so what it acknowledged could be lost with it: make it one "+
-			"(start it with --replSet and call rs.initiate() once), or accept the loss with store_allow_standalone", hosts)
+	if err := h.check(hosts, allowStandalone); err != nil {
+		return err
 	}
 	if _, err := s.meta.UpdateOne(ctx, byID(metaID), bson.D{{Key: "$setOnInsert", Value: bson.D{{Key: "schema", Value: schema}}}},
 		options.UpdateOne().SetUpsert(true)); err != nil && !duplicate(err) {
