@@ -51,12 +51,23 @@ func Command() *cobra.Command {
 			"Lists can also be given item by item: --registry a:9090 --registry b:9090, --label zone=a.\n\n" +
 			"Each flag can also be given as an environment variable, such as " + env("token-file") + ",\n" +
 			"or in the file named by --" + configFlag + " (YAML or JSON, names with underscores). Flags go before the\n" +
-			"environment, and that before the file. Connections and the values allowed to\n" +
-			"templates stand in the file only:\n\n" +
+			"environment, and that before the file. Connections, the values allowed to\n" +
+			"templates and their settings stand in the file only:\n\n" +
 			"  connections:\n" +
 			"    main: {kind: mongodb, uri_file: /run/secrets/mongodb, database: app}\n" +
+			"    exports: {kind: bucket, uri: \"file:///srv/exports\"}\n" +
+			"    offsite: {kind: bucket, uri: \"s3://bucket?region=eu-central-1\", key_file: ..., secret_file: ...}\n" +
+			"    mail: {kind: smtp, uri: \"smtp://user@host:587?tls=starttls\", secret_file: ..., from: jobs@example.com}\n" +
+			"    chat: {kind: webhook, uri_file: /run/secrets/chat}\n" +
+			"    history: {kind: registry, uri: \"https://registry.example.com\", secret_file: ...}\n" +
 			"  allow:\n" +
-			"    database_cleanup: {collection: [users, logs]}",
+			"    database_cleanup: {collection: [users, logs]}\n" +
+			"  templates:\n" +
+			"    some_template: {some_text: {file: /etc/almanac/text}, some_number: 3}\n\n" +
+			"A run gets only the connections that its parameters name. A folder that is a\n" +
+			"bucket must exist. When the executor is root, its runs are the user 65534; at the\n" +
+			"start that user's group becomes the folder's, with permission to write, and the\n" +
+			"folders above it must be open to that user.",
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: false,

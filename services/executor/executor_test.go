@@ -184,8 +184,16 @@ func TestRunRefuses(t *testing.T) {
 		"in process":     {func(c *Config) { c.InProcess = []string{"unheard_of"} }, `in_process: "unheard_of"`},
 		"destroyer":      {func(c *Config) { c.InProcess = []string{"database_cleanup"} }, "only run in a child"},
 		"allow template": {func(c *Config) { c.Allow = map[string]map[string][]string{"nothing": {}} }, "allow.nothing"},
-		"CA file":        {func(c *Config) { c.Plaintext, c.CAFile = false, "/nonexistent" }, "CA file"},
-		"health":         {func(c *Config) { c.HealthAddr = "256.0.0.1:1" }, "health_addr"},
+		"folder": {func(c *Config) {
+			c.Connections = map[string]Connection{"exports": {Kind: "bucket", URI: "file:///proc/self"}}
+		}, "/proc/self"},
+		"CA file":          {func(c *Config) { c.Plaintext, c.CAFile = false, "/nonexistent" }, "CA file"},
+		"settings of none": {func(c *Config) { c.Templates = map[string]map[string]any{"nothing": {}} }, "templates.nothing: the runner has no such template"},
+		"settings file": {func(c *Config) {
+			c.Templates = map[string]map[string]any{"test_scheduler": {"text": map[string]any{"file": "/nonexistent"}}}
+		}, "templates.test_scheduler.text.file: open"},
+		"settings": {func(c *Config) { c.Templates = map[string]map[string]any{"test_scheduler": {"a": 1}} }, "templates.test_scheduler: the template has no settings"},
+		"health":   {func(c *Config) { c.HealthAddr = "256.0.0.1:1" }, "health_addr"},
 		"allow parameter": {func(c *Config) {
 			c.Connections = map[string]Connection{"main": {Kind: "mongodb", URI: "mongodb://x"}}
 			c.Allow = map[string]map[string][]string{"ticket_cleanup": {"status": {"x"}}}

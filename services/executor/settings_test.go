@@ -76,15 +76,19 @@ func TestOfferWithSettingsAndOptionalConnections(t *testing.T) {
 		want        map[string][]string // nil: not offered
 	}{
 		"all there": {
-			map[string]template.Connection{"mail": mail, "archive": archive}, nil, []string{"plain", "fancy"},
+			map[string]template.Connection{"mail": mail, "archive": archive},
+			nil,
+			[]string{"plain", "fancy"},
 			map[string][]string{"server": {"mail"}, "copy": {"archive"}, "layout": {"fancy", "plain"}},
 		},
 		"only what is required": {
 			map[string]template.Connection{"mail": mail}, nil, nil, map[string][]string{"server": {"mail"}, "copy": nil, "layout": nil},
 		},
 		"narrowed": {
-			map[string]template.Connection{"mail": mail, "second": mail}, map[string][]string{"server": {"second", "third"}, "layout": {"plain", "odd"}},
-			[]string{"plain", "fancy"}, map[string][]string{"server": {"second"}, "copy": nil, "layout": {"plain"}},
+			map[string]template.Connection{"mail": mail, "second": mail},
+			map[string][]string{"server": {"second", "third"}, "layout": {"plain", "odd"}},
+			[]string{"plain", "fancy"},
+			map[string][]string{"server": {"second"}, "copy": nil, "layout": {"plain"}},
 		},
 		"nothing left":           {map[string]template.Connection{"mail": mail}, map[string][]string{"server": {"other"}}, nil, nil},
 		"required one is absent": {map[string]template.Connection{"archive": archive}, nil, nil, nil},

@@ -352,3 +352,38 @@ func BenchmarkExecute(b *testing.B) {
 		}
 	}
 }
+
+// fussy is a sample that refuses all settings but none.
+type fussy struct{ sample }
+
+func (fussy) SettingsSchema() map[string]any { return map[string]any{"type": "object"} }
+
+func (fussy) ValidateSettings(settings map[string]any) error {
+	switch {
+	case settings["plain"] != nil:
+		return errors.New("no")
+	case len(settings) > 0:
+		return template.BadParam("more", "is too much")
+	}
+	return nil
+}
+
+func TestDescribeTellsWhatIsWrongWithSettings(t *testing.T) {
+	c, err := template.Compile(fussy{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		settings map[string]any
+		want     []template.FieldError
+	}{
+		{nil, nil},
+		{map[string]any{"more": 1}, []template.FieldError{{Field: "more", Message: "is too much"}}},
+		{map[string]any{"plain": 1}, []template.FieldError{{Message: "no"}}},
+	} {
+		d := Describe(c, test.settings)
+		if !slices.Equal(d.BadSettings, test.want) || d.Descriptor.Type != "sample" || d.Schema["type"] != "object" {
+			t.Errorf("%v: described %+v, want %v", test.settings, d, test.want)
+		}
+	}
+}
