@@ -62,14 +62,14 @@ func ParseURI(uri string) (hosts, database string, err error) {
 			return "", "", errors.New("it must begin with mongodb:// or mongodb+srv://")
 		}
 	}
-	rest, _, _ = strings.Cut(rest, "?")
-	hosts, database, _ = strings.Cut(rest, "/")
-	if at := strings.LastIndexByte(hosts, '@'); at >= 0 {
-		if strings.Contains(hosts[:at], ":") {
-			return "", "", errors.New("it carries a password, which others could see: write it into a file, and name that with store_password_file")
-		}
-		hosts = hosts[at+1:]
+	rest, query, _ := strings.Cut(rest, "?")
+	// A password may hold what ends it for others.
+	at := strings.LastIndexByte(rest, '@')
+	secret, _, cut := strings.Cut(query, "@")
+	if at >= 0 && strings.Contains(rest[:at], ":") || cut && !strings.Contains(secret, "=") {
+		return "", "", errors.New("it carries a password, which others could see: write it into a file, and name that with store_password_file")
 	}
+	hosts, database, _ = strings.Cut(rest[at+1:], "/")
 	switch {
 	case hosts == "":
 		return "", "", errors.New("it names no server: write mongodb://HOST:27017/" + DefaultDatabase)
