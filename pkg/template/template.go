@@ -127,6 +127,10 @@ type Run struct {
 	// Settings are what the executor's configuration says to this template, with
 	// the defaults of its SettingsSchema filled in; nil unless it is Configurable.
 	Settings map[string]any
+	// Previous is what an earlier attempt of the same execution returned beside its
+	// error, so that what it has done need not be done again. It is nil on the first
+	// attempt, and when no attempt lived to return anything.
+	Previous Result
 	// Report receives logs and progress. Never nil.
 	Report Reporter
 }

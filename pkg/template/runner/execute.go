@@ -34,10 +34,17 @@ func Execute(ctx context.Context, t *template.Compiled, run *Run, report templat
 		if err != nil {
 			return nil, err
 		}
+		var previous template.Result
+		if len(run.Previous) > 0 {
+			if err := json.Unmarshal(run.Previous, &previous); err != nil {
+				return nil, template.Fail(template.CodeInternal, "the result of the previous attempt is no JSON object: %w", err)
+			}
+		}
 		return t.Template.Execute(ctx, &template.Run{
 			ExecutionID: run.ExecutionID, JobID: run.JobID, JobName: run.JobName, Organisation: run.Organisation,
 			TriggeredBy: run.TriggeredBy, Attempt: run.Attempt, ScheduledFor: run.ScheduledFor.UTC(), Zone: zone,
-			Params: params, Connections: run.Connections, Allowed: run.Allowed, Settings: run.Settings, Report: report,
+			Params: params, Connections: run.Connections, Allowed: run.Allowed, Settings: run.Settings,
+			Previous: previous, Report: report,
 		})
 	})
 	return ending(ctx, got, err)

@@ -83,7 +83,8 @@ type Run struct {
 	ScheduledFor time.Time       `json:"scheduled_for"`
 	Timezone     string          `json:"timezone"` // IANA name; "" is UTC
 	Params       json.RawMessage `json:"params,omitempty"`
-	Timeout      time.Duration   `json:"timeout,omitempty"` // nanoseconds; 0 is none
+	Previous     json.RawMessage `json:"previous,omitempty"` // JSON object or nothing
+	Timeout      time.Duration   `json:"timeout,omitempty"`  // nanoseconds; 0 is none
 	// Connections, Allowed and Settings are those of template.Run.
 	Connections map[string]template.Connection `json:"connections,omitempty"`
 	Allowed     map[string][]string            `json:"allowed,omitempty"`

@@ -55,7 +55,7 @@ func (sample) Execute(ctx context.Context, run *template.Run) (template.Result, 
 	case "tell":
 		return template.Result{
 			"message": "told", "zone": run.Zone.String(), "at": run.ScheduledFor, "job": run.JobName, "attempt": run.Attempt,
-			"organisation": run.Organisation, "connections": len(run.Connections), "place": run.Params["place"],
+			"organisation": run.Organisation, "connections": len(run.Connections), "place": run.Params["place"], "previous": run.Previous["message"],
 		}, nil
 	case "wait":
 		run.Report.Log("INFO", "waiting")
@@ -134,15 +134,19 @@ func TestExecute(t *testing.T) {
 
 func TestExecuteHandsEverythingOver(t *testing.T) {
 	at := time.Date(2026, 3, 29, 1, 0, 0, 0, time.UTC)
-	want := `{"at":"2026-03-29T01:00:00Z","attempt":3,"connections":1,"job":"Nightly","message":"told","organisation":"org","place":"here","zone":"Europe/Berlin"}`
+	want := `{"at":"2026-03-29T01:00:00Z","attempt":3,"connections":1,"job":"Nightly","message":"told","organisation":"org","place":"here","previous":"half","zone":"Europe/Berlin"}`
 	for range 2 { // its zone is remembered
 		got := Execute(t.Context(), compiled(t), &Run{
 			Template: "sample", JobName: "Nightly", Organisation: "org", Attempt: 3, ScheduledFor: at, Timezone: "Europe/Berlin",
 			Params: json.RawMessage(`{"do":"tell","place":"here"}`), Connections: map[string]template.Connection{"main": {}}, Allowed: map[string][]string{"place": {"here"}},
+			Previous: json.RawMessage(`{"message":"half"}`),
 		}, silent{})
 		if string(got.Result) != want {
 			t.Errorf("result %s, want %s", got.Result, want)
 		}
+	}
+	if got := Execute(t.Context(), compiled(t), &Run{Params: json.RawMessage("{}"), Previous: json.RawMessage("[]")}, silent{}); got.ErrorCode != template.CodeInternal {
+		t.Errorf("a previous result that is no object: %+v", got)
 	}
 }
 

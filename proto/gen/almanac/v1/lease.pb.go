@@ -1314,9 +1314,12 @@ type Assignment struct {
 	ParametersJson []byte `protobuf:"bytes,12,opt,name=parameters_json,json=parametersJson,proto3" json:"parameters_json,omitempty"`
 	TimeoutSeconds int32  `protobuf:"varint,13,opt,name=timeout_seconds,json=timeoutSeconds,proto3" json:"timeout_seconds,omitempty"`
 	// Wait for Go between Started and the work.
-	AwaitGo       bool `protobuf:"varint,14,opt,name=await_go,json=awaitGo,proto3" json:"await_go,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	AwaitGo bool `protobuf:"varint,14,opt,name=await_go,json=awaitGo,proto3" json:"await_go,omitempty"`
+	// JSON object that an earlier attempt of the execution left behind, or nothing:
+	// what it has done need not be done again.
+	PreviousResultJson []byte `protobuf:"bytes,15,opt,name=previous_result_json,json=previousResultJson,proto3" json:"previous_result_json,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Assignment) Reset() {
@@ -1445,6 +1448,13 @@ func (x *Assignment) GetAwaitGo() bool {
 		return x.AwaitGo
 	}
 	return false
+}
+
+func (x *Assignment) GetPreviousResultJson() []byte {
+	if x != nil {
+		return x.PreviousResultJson
+	}
+	return nil
 }
 
 // Go lets an attempt begin whose Started is durable. One that arrives more than
@@ -1623,7 +1633,7 @@ const file_almanac_v1_lease_proto_rawDesc = "" +
 	"\arefused\x18\x03 \x03(\v2\x1b.almanac.v1.RefusedTemplateR\arefused\"=\n" +
 	"\x0fRefusedTemplate\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xdf\x03\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x91\x04\n" +
 	"\n" +
 	"Assignment\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x03R\x06number\x12!\n" +
@@ -1640,7 +1650,8 @@ const file_almanac_v1_lease_proto_rawDesc = "" +
 	"\btimezone\x18\v \x01(\tR\btimezone\x12'\n" +
 	"\x0fparameters_json\x18\f \x01(\fR\x0eparametersJson\x12'\n" +
 	"\x0ftimeout_seconds\x18\r \x01(\x05R\x0etimeoutSeconds\x12\x19\n" +
-	"\bawait_go\x18\x0e \x01(\bR\aawaitGo\"=\n" +
+	"\bawait_go\x18\x0e \x01(\bR\aawaitGo\x120\n" +
+	"\x14previous_result_json\x18\x0f \x01(\fR\x12previousResultJson\"=\n" +
 	"\x02Go\x12!\n" +
 	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\x03R\x05token2P\n" +

@@ -61,6 +61,7 @@ func newAttempt(m *almanacv1.Assignment, t Template, inbox *inbox, limits limits
 			Template: m.GetTemplateType(), ExecutionID: m.GetExecutionId(), JobID: m.GetJobId(), JobName: m.GetJobName(),
 			Organisation: m.GetOrganisation(), TriggeredBy: m.GetTriggeredBy(), Attempt: int(m.GetAttempt()),
 			ScheduledFor: m.GetScheduledFor().AsTime(), Timezone: m.GetTimezone(), Params: m.GetParametersJson(),
+			Previous: m.GetPreviousResultJson(),
 		},
 		awaitGo:    m.GetAwaitGo(),
 		idempotent: t.Descriptor.Idempotent,

@@ -254,6 +254,7 @@ func assignment(number int64, execution string, token int64, templateType string
 	return &almanacv1.Assignment{
 		Number: number, ExecutionId: execution, Token: token, JobId: "job_1", JobName: "Nightly", TemplateType: templateType, TriggeredBy: "scheduler",
 		TimeoutSeconds: 60, AwaitGo: templateType == single, ParametersJson: []byte(`{"a":1}`), Attempt: 2, Organisation: "org", Timezone: "Europe/Berlin",
+		PreviousResultJson: []byte(`{"message":"half"}`),
 	}
 }
 
@@ -278,7 +279,7 @@ func TestRunFromAssignmentToAcknowledgement(t *testing.T) {
 		}
 		a.send(t, assigned(assignment(1, "e", 7, idem)))
 		j := <-p.hands.began
-		if j.run.JobName != "Nightly" || j.run.Attempt != 2 || j.run.Organisation != "org" || string(j.run.Params) != `{"a":1}` || j.run.Timeout != time.Minute {
+		if j.run.JobName != "Nightly" || j.run.Attempt != 2 || j.run.Organisation != "org" || string(j.run.Params) != `{"a":1}` || string(j.run.Previous) != `{"message":"half"}` || j.run.Timeout != time.Minute {
 			t.Errorf("run %+v", j.run)
 		}
 		a.until(t, "started", func(f *almanacv1.LeaseRequest) bool { return len(f.GetStarted()) == 1 })

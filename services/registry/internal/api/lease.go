@@ -275,11 +275,12 @@ func outbound(out *dispatch.Outbound) []*almanacv1.LeaseResponse {
 	size := 0
 	for i := range out.Assignments {
 		a := &out.Assignments[i]
-		if len(frame.Assignments) == frameMost || size > 0 && size+len(a.Parameters) > frameBytes {
+		more := len(a.Parameters) + len(a.Previous)
+		if len(frame.Assignments) == frameMost || size > 0 && size+more > frameBytes {
 			frame, size = &almanacv1.LeaseResponse{}, 0
 			frames = append(frames, frame)
 		}
-		size += len(a.Parameters)
+		size += more
 		frame.Assignments = append(frame.Assignments, assignment(a))
 	}
 	return frames
@@ -290,6 +291,6 @@ func assignment(a *dispatch.Assignment) *almanacv1.Assignment {
 		Number: a.Number, ExecutionId: a.ID, Token: a.Token, JobId: a.JobID, JobName: a.JobName, Organisation: a.Organisation,
 		TemplateType: a.TemplateType, TriggeredBy: string(a.Trigger), Attempt: int32(a.Attempt),
 		ScheduledFor: timestamppb.New(a.ScheduledFor), Timezone: a.Zone, ParametersJson: a.Parameters,
-		TimeoutSeconds: int32(a.Timeout / time.Second), AwaitGo: a.AwaitGo,
+		PreviousResultJson: a.Previous, TimeoutSeconds: int32(a.Timeout / time.Second), AwaitGo: a.AwaitGo,
 	}
 }

@@ -185,7 +185,7 @@ func TestLeaseStream(t *testing.T) {
 	for i := range frameMost + 1 {
 		out.Assignments = append(out.Assignments, dispatch.Assignment{
 			Number: int64(i), ID: fmt.Sprint("exec_", i), Token: 1, JobID: "job_a", JobName: "a", Organisation: "default", TemplateType: "noop",
-			Trigger: job.TriggerScheduler, Attempt: 2, ScheduledFor: began, Zone: "UTC", Parameters: []byte(`{}`), Timeout: time.Hour, AwaitGo: true,
+			Trigger: job.TriggerScheduler, Attempt: 2, ScheduledFor: began, Zone: "UTC", Parameters: []byte(`{}`), Previous: []byte(`{"message":"m"}`), Timeout: time.Hour, AwaitGo: true,
 		})
 	}
 	p.out <- out
@@ -209,6 +209,7 @@ func TestLeaseStream(t *testing.T) {
 	wantLast := &almanacv1.LeaseResponse{Assignments: []*almanacv1.Assignment{{
 		Number: frameMost, ExecutionId: fmt.Sprint("exec_", frameMost), Token: 1, JobId: "job_a", JobName: "a", Organisation: "default", TemplateType: "noop",
 		TriggeredBy: "scheduler", Attempt: 2, ScheduledFor: at, Timezone: "UTC", ParametersJson: []byte(`{}`), TimeoutSeconds: 3600, AwaitGo: true,
+		PreviousResultJson: []byte(`{"message":"m"}`),
 	}}}
 	if !proto.Equal(second, wantLast) {
 		t.Errorf("second frame %v", second)

@@ -440,6 +440,24 @@ func TestCancelReachesTheHolder(t *testing.T) {
 	})
 }
 
+// Another attempt is told what the one before has done.
+func TestRetryKnowsWhatWasDone(t *testing.T) {
+	dispatching(t, func(t *testing.T, r *rig) {
+		st := r.open("a", 1)
+		r.create(func(j *job.Job) { j.Retry = job.RetryPolicy{MaxRetries: 1, Delay: time.Second} })
+		a := r.assignment(st)
+		if a.Previous != nil {
+			t.Errorf("the first attempt is told %s", a.Previous)
+		}
+		r.send(st, &Inbound{Results: []Result{{Holding: Holding{a.ID, a.Token}, Outcome: job.Outcome{
+			Status: job.Failed, Retryable: true, CompletedAt: time.Now(), Result: json.RawMessage(`{"message":"half"}`),
+		}}}, Credits: 1})
+		if b := r.assignment(st); b.ID != a.ID || b.Attempt != 2 || string(b.Previous) != `{"message":"half"}` {
+			t.Errorf("assigned %+v", b)
+		}
+	})
+}
+
 // What is handed back, or not held, goes to somebody else at once.
 func TestHandedBackAndForgottenAreLeasedAgain(t *testing.T) {
 	dispatching(t, func(t *testing.T, r *rig) {
@@ -581,7 +599,7 @@ func TestFramesAreBounded(t *testing.T) {
 			out.Assignments = append(out.Assignments, Assignment{Number: int64(i)})
 		}
 		for i := range 5 {
-			out.Assignments = append(out.Assignments, Assignment{Number: int64(600 + i), Parameters: big})
+			out.Assignments = append(out.Assignments, Assignment{Number: int64(600 + i), Parameters: big[:len(big)/2], Previous: big[len(big)/2:]})
 		}
 		out.Cancel = []Holding{{"last", 1}}
 	})
@@ -597,7 +615,7 @@ func TestFramesAreBounded(t *testing.T) {
 				t.Fatalf("assignment %d after %d", a.Number, next-1)
 			}
 			next++
-			size += len(a.Parameters)
+			size += len(a.Parameters) + len(a.Previous)
 		}
 		if len(out.Assignments) > maxFrameAssignments || size > maxFrameBytes {
 			t.Fatalf("a frame of %d assignments and %d bytes", len(out.Assignments), size)

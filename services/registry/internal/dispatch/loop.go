@@ -738,7 +738,7 @@ func (l *loop) leased(e *job.Execution, st *Stream) {
 		Number: ls.number, ID: e.ID, Token: e.Token, JobID: e.JobID, JobName: e.Frozen.JobName,
 		Organisation: e.Frozen.Organisation, TemplateType: e.Frozen.TemplateType, Trigger: e.Trigger,
 		Attempt: e.Attempt(), ScheduledFor: e.ScheduledFor, Zone: e.Frozen.Zone, Parameters: e.Frozen.Parameters,
-		Timeout: e.Frozen.Timeout, AwaitGo: !e.Frozen.Idempotent,
+		Previous: e.Result, Timeout: e.Frozen.Timeout, AwaitGo: !e.Frozen.Idempotent,
 	}
 	st.put(func(out *Outbound) { out.Assignments = append(out.Assignments, a) })
 }

@@ -115,9 +115,13 @@ type Assignment struct {
 	ScheduledFor time.Time
 	Zone         string
 	Parameters   json.RawMessage
+	Previous     json.RawMessage // result of an earlier attempt, or nil
 	Timeout      time.Duration
 	AwaitGo      bool
 }
+
+// size is what counts of it against maxFrameBytes.
+func (a *Assignment) size() int { return len(a.Parameters) + len(a.Previous) }
 
 // Frames to executors stay below these, so that one never outgrows a message.
 const (
@@ -200,8 +204,8 @@ func (s *Stream) take() *Outbound {
 	}
 	s.out = Outbound{}
 	n, size := 0, 0
-	for n < len(out.Assignments) && n < maxFrameAssignments && (n == 0 || size+len(out.Assignments[n].Parameters) < maxFrameBytes) {
-		size += len(out.Assignments[n].Parameters)
+	for n < len(out.Assignments) && n < maxFrameAssignments && (n == 0 || size+out.Assignments[n].size() < maxFrameBytes) {
+		size += out.Assignments[n].size()
 		n++
 	}
 	if n < len(out.Assignments) {

@@ -82,7 +82,10 @@ func (e *Execution) End(o Outcome, now time.Time) *Execution {
 	if len(o.Isolation) > 0 {
 		c.Isolation = o.Isolation
 	}
-	c.Result, c.Error, c.ErrorCode = o.Result, o.Error, o.ErrorCode
+	c.Error, c.ErrorCode = o.Error, o.ErrorCode
+	if o.Result != nil || o.Status == Success || len(e.Attempts) == 0 {
+		c.Result = o.Result // else what an earlier attempt did stays done
+	}
 	status := o.Status
 	if o.Crashed && !e.Frozen.Idempotent {
 		// Nobody can tell how much of it happened.

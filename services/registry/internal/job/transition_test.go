@@ -104,6 +104,30 @@ func TestTransitions(t *testing.T) {
 	}
 }
 
+// What an attempt did stays known when a later one leaves no word.
+func TestResultOutlivesAttemptsWithoutOne(t *testing.T) {
+	some := Outcome{Status: Failed, Retryable: true, CompletedAt: now, Result: []byte(`{"message":"some"}`)}
+	none := Outcome{Status: Failed, Crashed: true, CompletedAt: now}
+	again := func(e *Execution) *Execution { return e.Lease(holder, 0, now).Start(now, now, nil) }
+	first := running(true, 3).End(some, now)
+	for name, e := range map[string]*Execution{
+		"failed":  first,
+		"crashed": again(first).End(none, now),
+		"lost":    again(first).Lost(now, true),
+		"late":    again(first).Overdue(now),
+	} {
+		if string(e.Result) != `{"message":"some"}` {
+			t.Errorf("%s: the result is %s", name, e.Result)
+		}
+	}
+	if e := again(first).End(Outcome{Status: Success, CompletedAt: now}, now); e.Result != nil {
+		t.Errorf("a success has the result of a failure: %s", e.Result)
+	}
+	if e := running(true, 3).End(none, now); e.Result != nil {
+		t.Errorf("the first attempt left %s", e.Result)
+	}
+}
+
 // A seat is taken with the lease and kept as long as a process may be left.
 func TestSeats(t *testing.T) {
 	seated := func(idempotent, exclusive bool) *Execution {
