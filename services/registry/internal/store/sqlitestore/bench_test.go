@@ -3,6 +3,8 @@ package sqlitestore
 import (
 	"encoding/json"
 	"fmt"
+	"runtime"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -102,18 +104,11 @@ func BenchmarkFireAndFinish(b *testing.B) {
 					k := (n + i) % len(jobs)
 					j, t := jobs[k], at[k]
 					at[k] = t.Add(time.Minute)
-					key := job.FireKey(t)
-					f := frozen
-					f.JobName = j.Name
-					e := &job.Execution{
-						ID: job.ExecutionID(j.ID, job.TriggerScheduler, key), JobID: j.ID, JobVersion: 1, Trigger: job.TriggerScheduler, Key: key,
-						ScheduledFor: t, CreatedAt: t, Frozen: f, Status: job.Pending, WakeAt: t, Exclusive: true,
-					}
-					e = e.Lease(job.Holder{Session: "sess_abcdefghijklmnop", Stream: "stream_abcdefghijklmnop", Number: int64(n + i), Host: "executor-1"}, 0, t)
-					fires[i] = &store.Fire{Execution: e, Version: 1, FireAt: t, Next: at[k]}
+					f := benchFire(j, frozen, t, job.Holder{Session: "sess_abcdefghijklmnop", Stream: "stream_abcdefghijklmnop", Number: int64(n + i), Host: "executor-1"})
+					fires[i] = f
 					o := outcome
 					o.StartedAt, o.CompletedAt = t.Add(time.Millisecond), t.Add(2*time.Millisecond)
-					ends[i] = &store.Change{Status: job.Pending, Token: 1, To: e.End(o, t)}
+					ends[i] = &store.Change{Status: job.Pending, Token: 1, To: f.Execution.End(o, t)}
 				}
 				check(s.Do(b.Context(), benchStart, fires))
 				check(s.Do(b.Context(), benchStart, ends))
@@ -123,6 +118,69 @@ func BenchmarkFireAndFinish(b *testing.B) {
 			b.ReportMetric(float64((cpu()-used).Microseconds())/float64(b.N), "cpu-us/pair")
 		})
 	}
+}
+
+// BenchmarkBurst fires 10,000 jobs that are due at one instant, as many at a time
+// as dispatch does, two calls ahead.
+func BenchmarkBurst(b *testing.B) {
+	const batch = 1024
+	s := benchStore(b)
+	jobs := benchJobs(b, s, 10_000)
+	frozen := jobs[0].Freeze(true)
+	lease := job.Holder{Session: "sess_abcdefghijklmnop", Stream: "stream_abcdefghijklmnop", Host: "executor-1"}
+	at, used := benchStart, time.Duration(0)
+	b.ResetTimer()
+	for range b.N {
+		b.StopTimer()
+		var calls [][]store.Op
+		var ends []store.Op
+		for i, j := range jobs {
+			f := benchFire(j, frozen, at, lease)
+			if i%batch == 0 {
+				calls = append(calls, nil)
+			}
+			calls[len(calls)-1] = append(calls[len(calls)-1], f)
+			ends = append(ends, &store.Change{Status: job.Pending, Token: 1, To: f.Execution.End(job.Outcome{Status: job.Success}, at)})
+		}
+		runtime.GC()
+		before := cpu()
+		b.StartTimer()
+		var wg sync.WaitGroup
+		ahead := make(chan struct{}, 2)
+		for _, ops := range calls {
+			ahead <- struct{}{}
+			wg.Go(func() {
+				for _, a := range s.Do(b.Context(), at, ops) {
+					if a.Outcome != store.Done {
+						b.Errorf("%+v", a)
+					}
+				}
+				<-ahead
+			})
+		}
+		wg.Wait()
+		b.StopTimer()
+		used += cpu() - before
+		for _, a := range s.Do(b.Context(), at, ends) {
+			if a.Outcome != store.Done {
+				b.Fatalf("%+v", a)
+			}
+		}
+		at = at.Add(time.Minute)
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(used.Microseconds())/float64(b.N*len(jobs)), "cpu-us/fire")
+}
+
+// benchFire returns the leased fire of a job.
+func benchFire(j *job.Job, frozen job.Frozen, at time.Time, h job.Holder) *store.Fire {
+	key := job.FireKey(at)
+	frozen.JobName = j.Name
+	e := &job.Execution{
+		ID: job.ExecutionID(j.ID, job.TriggerScheduler, key), JobID: j.ID, JobVersion: 1, Trigger: job.TriggerScheduler, Key: key,
+		ScheduledFor: at, CreatedAt: at, Frozen: frozen, Status: job.Pending, WakeAt: at, Exclusive: true,
+	}
+	return &store.Fire{Execution: e.Lease(h, 0, at), Version: 1, FireAt: at, Next: at.Add(time.Minute)}
 }
 
 // BenchmarkDueJobs reads 10,000 due jobs in pages of 1,000: after a start, when

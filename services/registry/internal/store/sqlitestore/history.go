@@ -20,16 +20,6 @@ func (s *Store) RunNow(ctx context.Context, r store.RunNow) (stored *job.Executi
 	if !ok || text == "" {
 		return nil, false, unavailable(fmt.Errorf("run %s: it is not a manual run", e.ID))
 	}
-	st, err := encodeState(e)
-	if err != nil {
-		return nil, false, unavailable(err)
-	}
-	if st.status >= success {
-		return nil, false, unavailable(fmt.Errorf("run %s: it cannot begin as %s", e.ID, e.Status))
-	}
-	if e.Seat != 0 {
-		return nil, false, unavailable(fmt.Errorf("run %s: a record begins without a seat; a later change takes one", e.ID))
-	}
 	err = s.write(ctx, func(w *writer) error {
 		stored, replayed = nil, false
 		p, known, err := w.locate(e.ID)
@@ -54,22 +44,26 @@ func (s *Store) RunNow(ctx context.Context, r store.RunNow) (stored *job.Executi
 			}
 			return &job.SlotHeldError{By: holder.ID}
 		}
+		record, err := w.newRecord(e, j.key, e.ScheduledFor, text)
+		if err != nil {
+			return err
+		}
 		if r.PerHour > 0 {
 			if err := w.quota(e.TriggeredByUser, r.PerHour, r.Now); err != nil {
 				return err
 			}
-			if _, err := w.exec(`INSERT INTO manual_runs (user, at, execution) VALUES (?, ?, ?)`, args{e.TriggeredByUser, r.Now, w.seq + 1}); err != nil {
+			if _, err := w.exec(`INSERT INTO manual_runs (user, at, execution) VALUES (?, ?, ?)`, args{e.TriggeredByUser, r.Now, record.seq}); err != nil {
 				return err
 			}
 		}
 		slot := int64(none)
 		if e.Exclusive {
-			slot = w.seq + 1
+			slot = record.seq
 		}
 		if _, err := w.exec(`UPDATE job_state SET live = live + 1, slot = coalesce(slot, ?) WHERE job = ?`, args{slot, j.key}); err != nil {
 			return err
 		}
-		n, err := w.insertRecord(e, &st, j.key, e.ScheduledFor, text)
+		n, err := w.insert([]newRecord{record})
 		if err != nil {
 			return err
 		}
@@ -79,7 +73,7 @@ func (s *Store) RunNow(ctx context.Context, r store.RunNow) (stored *job.Executi
 		if err := w.audit(r.Audit); err != nil {
 			return err
 		}
-		rec, err := w.execution(w.seq)
+		rec, err := w.execution(record.seq)
 		stored = rec.Execution
 		return err
 	})

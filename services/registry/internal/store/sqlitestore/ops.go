@@ -3,103 +3,204 @@ package sqlitestore
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
 )
 
-// fire advances the job by a compare-and-set and inserts the record. Everything
-// else is found out only when one of the two meets something.
-func (w *writer) fire(f *store.Fire) (store.Answer, error) {
+// newRecord is a record to insert, as it is kept.
+type newRecord struct {
+	*job.Execution
+	state    state
+	seq, job int64
+	at       time.Time
+	cause    string // empty for a scheduled run
+
+	fire   *store.Fire   // that it comes from, nil for a manual run
+	answer *store.Answer // of the fire
+}
+
+// newRecord gives an execution the next number.
+func (w *writer) newRecord(e *job.Execution, key int64, at time.Time, cause string) (newRecord, error) {
+	r := newRecord{Execution: e, job: key, at: at, cause: cause}
+	var err error
+	if r.state, err = encodeState(e); err != nil {
+		return newRecord{}, err
+	}
+	if r.state.status >= success && (r.state.status != skipped || cause != "") {
+		return newRecord{}, fmt.Errorf("record %s: it cannot begin as %s", e.ID, e.Status)
+	}
+	if e.Seat != 0 {
+		return newRecord{}, fmt.Errorf("record %s: it begins without a seat; a later change takes one", e.ID)
+	}
+	w.seq++
+	r.seq = w.seq
+	return r, nil
+}
+
+// live returns 1 for a record that is not over, else 0.
+func (r *newRecord) live() int64 {
+	if r.state.status == skipped {
+		return 0
+	}
+	return 1
+}
+
+// fire advances the job by a compare-and-set; its record is inserted together
+// with those of the fires that follow. Everything else is found out only when one
+// of the two meets something.
+func (w *writer) fire(f *store.Fire, answer *store.Answer) error {
 	e := f.Execution
-	if e.Trigger != job.TriggerScheduler || e.Key != job.FireKey(e.ScheduledFor) || !e.ScheduledFor.Equal(f.FireAt) {
-		return store.Answer{}, fmt.Errorf("fire %s: the execution is not the scheduled one for %s", e.ID, f.FireAt)
+	if e.Trigger != job.TriggerScheduler || e.Key != w.fireKey(e.ScheduledFor) || !e.ScheduledFor.Equal(f.FireAt) {
+		return fmt.Errorf("fire %s: the execution is not the scheduled one for %s", e.ID, f.FireAt)
 	}
 	key, ok, err := w.jobKey(e.JobID)
 	if err != nil {
-		return store.Answer{}, err
+		return err
 	}
 	if !ok {
-		return store.Answer{Outcome: store.Lost}, nil
+		answer.Outcome = store.Lost
+		return nil
 	}
-	st, err := encodeState(e)
+	if slices.ContainsFunc(w.fired, func(r newRecord) bool { return r.job == key }) {
+		// What this one meets depends on that record.
+		if err := w.insertFired(); err != nil {
+			return err
+		}
+	}
+	r, err := w.newRecord(e, key, e.ScheduledFor, "")
 	if err != nil {
-		return store.Answer{}, err
+		return err
 	}
-	if st.status >= success && st.status != skipped {
-		return store.Answer{}, fmt.Errorf("fire %s: a record cannot begin as %s", e.ID, e.Status)
-	}
-	if e.Seat != 0 {
-		return store.Answer{}, fmt.Errorf("fire %s: a record begins without a seat; a later change takes one", e.ID)
-	}
-	seq, live := w.seq+1, int64(1)
-	if st.status == skipped {
-		live = 0
-	}
+	r.fire, r.answer = f, answer
 	s := w.advance
 	bindInt(s, 1, millis(f.Next))
 	if e.Exclusive {
-		s.BindInt64(2, seq)
+		s.BindInt64(2, r.seq)
 	} else {
 		s.BindNull(2)
 	}
-	s.BindInt64(3, live)
-	s.BindInt64(4, 1-live)
+	s.BindInt64(3, r.live())
+	s.BindInt64(4, 1-r.live())
 	s.BindInt64(5, key)
 	s.BindInt64(6, int64(f.Version))
 	s.BindInt64(7, millis(f.FireAt))
 	n, err := w.step(s)
 	if err != nil {
-		return store.Answer{}, err
+		return err
 	}
 	if n == 0 {
-		return w.fireLost(f, key, &st)
-	}
-	if n, err = w.insertRecord(e, &st, key, e.ScheduledFor, ""); err != nil {
-		return store.Answer{}, err
-	}
-	if n == 0 {
-		if _, err := w.exec(`UPDATE job_state SET next_run_at = ?, slot = nullif(slot, ?), live = live - ?, skipped = skipped - ? WHERE job = ?`,
-			args{f.FireAt, seq, live, 1 - live, key}); err != nil {
-			return store.Answer{}, err
+		if err := w.insertFired(); err != nil {
+			return err
 		}
-		return w.fireLost(f, key, &st)
+		*answer, err = w.fireLost(f, key, &r.state)
+		return err
 	}
-	return store.Answer{Outcome: store.Done}, nil
+	if w.fired = append(w.fired, r); len(w.fired) == together[0] {
+		return w.insertFired()
+	}
+	return nil
 }
 
-// insertRecord inserts a record under the next number, or returns 0 when one of
-// that identity is there.
-func (w *writer) insertRecord(e *job.Execution, st *state, key int64, at time.Time, cause string) (int, error) {
-	def, err := w.version(key, int64(e.JobVersion))
-	if err != nil {
-		return 0, fmt.Errorf("record %s: %w", e.ID, err)
+// fireKey is [job.FireKey], which the fires of an instant share.
+func (w *writer) fireKey(t time.Time) string {
+	if w.lastKey == "" || !t.Equal(w.lastFire) {
+		w.lastFire, w.lastKey = t, job.FireKey(t)
 	}
-	frozen := ""
-	if own := def.Freeze(e.Frozen.Idempotent); !sameFrozen(&e.Frozen, &own) {
-		if frozen, err = encode(&e.Frozen); err != nil {
-			return 0, fmt.Errorf("record %s: %w", e.ID, err)
+	return w.lastKey
+}
+
+// insertFired inserts the records of the fires that have advanced their jobs, and
+// answers these. A job whose record was there already is taken back.
+func (w *writer) insertFired() error {
+	for rest := w.fired; len(rest) > 0; {
+		size := 1
+		for _, size = range together {
+			if size <= len(rest) {
+				break
+			}
+		}
+		group := rest[:size]
+		rest = rest[size:]
+		n, err := w.insert(group)
+		if err != nil {
+			return err
+		}
+		for i := range group {
+			group[i].answer.Outcome = store.Done
+		}
+		if n == size {
+			continue
+		}
+		for i := range group {
+			r := &group[i]
+			inserted, err := w.number(`SELECT count(*) FROM executions WHERE seq = ?`, args{r.seq})
+			if err == nil && inserted == 0 {
+				err = w.takeBack(r)
+			}
+			if err != nil {
+				return err
+			}
 		}
 	}
-	s := w.insert
-	bindState(s, 1, st, e)
-	s.BindInt64(16, w.seq+1)
-	s.BindInt64(17, key)
-	s.BindInt64(18, millis(at))
-	s.BindText(19, cause)
-	s.BindInt64(20, int64(e.JobVersion))
-	s.BindBool(21, e.Frozen.Idempotent)
-	bindOptional(s, 22, frozen)
-	bindOptional(s, 23, e.TriggeredByUser)
-	s.BindInt64(24, e.CreatedAt.UnixMilli())
-	n, err := w.step(s)
-	if err != nil || n == 0 {
-		return 0, err
+	clear(w.fired)
+	w.fired = w.fired[:0]
+	return nil
+}
+
+// takeBack undoes the advance of a fire whose record is there already.
+func (w *writer) takeBack(r *newRecord) (err error) {
+	delete(w.places, r.ID)
+	if _, err := w.exec(`UPDATE job_state SET next_run_at = ?, slot = nullif(slot, ?), live = live - ?, skipped = skipped - ? WHERE job = ?`,
+		args{r.fire.FireAt, r.seq, r.live(), 1 - r.live(), r.job}); err != nil {
+		return err
 	}
-	w.seq++
-	w.remember(e.ID, place{w.seq, key, e.Exclusive})
-	return n, nil
+	*r.answer, err = w.fireLost(r.fire, r.job, &r.state)
+	return err
+}
+
+// together says how many records one statement can insert: to open the table and
+// its indexes costs a third of an insertion.
+var together = [...]int{16, 4, 1}
+
+// insert inserts as many records as one of together, and returns how many of them
+// were not there by their identity.
+func (w *writer) insert(records []newRecord) (int, error) {
+	s := w.inserts[len(records)]
+	for i := range records {
+		r, p := &records[i], i*insertParameters
+		frozen, err := w.frozen(r)
+		if err != nil {
+			return 0, fmt.Errorf("record %s: %w", r.ID, err)
+		}
+		bindState(s, p+1, &r.state, r.Execution)
+		s.BindInt64(p+16, r.seq)
+		s.BindInt64(p+17, r.job)
+		s.BindInt64(p+18, millis(r.at))
+		s.BindText(p+19, r.cause)
+		s.BindInt64(p+20, int64(r.JobVersion))
+		s.BindBool(p+21, r.Frozen.Idempotent)
+		bindOptional(s, p+22, frozen)
+		bindOptional(s, p+23, r.TriggeredByUser)
+		s.BindInt64(p+24, r.CreatedAt.UnixMilli())
+		w.remember(r.ID, place{r.seq, r.job, r.Exclusive})
+	}
+	return w.step(s)
+}
+
+// frozen returns what the record was frozen with, or nothing if its job's version
+// says the same.
+func (w *writer) frozen(r *newRecord) (string, error) {
+	def, err := w.version(r.job, int64(r.JobVersion))
+	if err != nil {
+		return "", err
+	}
+	if own := def.Freeze(r.Frozen.Idempotent); sameFrozen(&r.Frozen, &own) {
+		return "", nil
+	}
+	return encode(&r.Frozen)
 }
 
 func (w *writer) remember(id string, p place) {

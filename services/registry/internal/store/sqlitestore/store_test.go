@@ -3,12 +3,15 @@ package sqlitestore
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -178,10 +181,14 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 
 			s := openAt(t, folder)
 			closeAfter(t, s)
+			var begun [childWriters]bool
 			for id, status := range acknowledged {
 				e, err := s.Execution(t.Context(), id)
 				if err != nil {
 					t.Fatalf("%s: %v", id, err)
+				}
+				for i := range begun {
+					begun[i] = begun[i] || e.JobID == fmt.Sprint("job_", i)
 				}
 				if status == job.Success && e.Status != job.Success {
 					t.Fatalf("%s is %s", id, e.Status)
@@ -190,7 +197,7 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 			consistent(t, s)
 			for i := range childWriters { // each goes on where it was
 				j, err := s.Job(t.Context(), fmt.Sprint("job_", i))
-				if errors.Is(err, job.ErrNotFound) && after < 50 {
+				if errors.Is(err, job.ErrNotFound) && !begun[i] {
 					continue
 				}
 				if err != nil {
@@ -704,5 +711,114 @@ func TestFindRefusesTooMany(t *testing.T) {
 	s := openNew(t)
 	if _, err := s.Find(t.Context(), make([]string, store.MaxFind+1)); !errors.Is(err, job.ErrUnavailable) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// Fires of one call share statements. Whatever some of them meet, each is answered
+// and leaves what it does alone.
+func TestFiresTogetherAreAsOneByOne(t *testing.T) {
+	seen := map[string]int{}
+	for seed := range uint64(6) {
+		rng := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // reproducible on purpose
+		together, alone := openNew(t), openNew(t)
+		both := func(do func(s *Store) error) {
+			t.Helper()
+			for _, s := range []*Store{together, alone} {
+				if err := do(s); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		var jobs []*job.Job
+		for n := range 50 {
+			j := testJob(n)
+			if rng.IntN(2) == 0 {
+				j.Overlap = job.OverlapAllow
+			}
+			jobs = append(jobs, j)
+			both(func(s *Store) error { _, _, err := s.CreateJob(t.Context(), store.CreateJob{Job: j}); return err })
+		}
+		for round := range 4 {
+			now := start.Add(time.Duration(round) * time.Minute)
+			for _, j := range jobs {
+				back, deleted, edited := rng.IntN(10) == 0, rng.IntN(40) == 0, rng.IntN(20) == 0
+				both(func(s *Store) error {
+					have, err := s.Job(t.Context(), j.ID)
+					switch {
+					case err != nil || have.Deleted:
+						return err
+					case deleted:
+						_, err = s.DeleteJob(t.Context(), j.ID, 0, now, nil)
+					case edited || back:
+						after := have.Clone()
+						after.Version++
+						if back && round > 0 { // to a time that is recorded already
+							after.NextRunAt = now.Add(-time.Minute)
+						}
+						_, err = s.EditJob(t.Context(), store.EditJob{Version: have.Version, NextRunAt: have.NextRunAt, After: after})
+					}
+					return err
+				})
+			}
+			var ops []store.Op
+			for range 90 {
+				j := jobs[rng.IntN(len(jobs))]
+				have, err := alone.Job(t.Context(), j.ID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				at := have.NextRunAt
+				if at.IsZero() {
+					at = now
+				}
+				f := fireAt(j, at)
+				f.Version, f.Execution.JobVersion, f.Execution.Exclusive = have.Version, have.Version, j.Overlap == job.OverlapForbid
+				switch rng.IntN(8) {
+				case 0:
+					f.Execution.Session = "sess_2"
+				case 1:
+					f.Execution.Status, f.Execution.Session, f.Execution.Exclusive, f.Execution.WakeAt = job.Skipped, "", false, time.Time{}
+				case 2:
+					f.Version++
+				}
+				ops = append(ops, f)
+				if rng.IntN(4) == 0 && f.Execution.Status == job.Pending {
+					ops = append(ops, finish(f.Execution, at))
+				}
+			}
+			answers := together.Do(t.Context(), now, ops)
+			for i, op := range ops {
+				want := alone.Do(t.Context(), now, []store.Op{op})[0]
+				if !reflect.DeepEqual(answers[i], want) {
+					t.Fatalf("seed %d, round %d, %d:\n got %+v\nwant %+v", seed, round, i, answers[i], want)
+				}
+				seen[fmt.Sprintf("%T %d job %v record %v slot %v", op, want.Outcome, want.Job != nil, want.Execution != nil, want.SlotBy != "")]++
+			}
+		}
+		for _, j := range jobs {
+			var states []string
+			both(func(s *Store) error {
+				have, err := s.Job(t.Context(), j.ID)
+				if err != nil {
+					return err
+				}
+				page, total, err := s.Executions(t.Context(), store.ExecutionFilter{JobID: j.ID, Limit: 500})
+				text, jerr := json.Marshal([]any{have, page, total})
+				states = append(states, string(text))
+				return errors.Join(err, jerr)
+			})
+			if states[0] != states[1] {
+				t.Fatalf("seed %d:\n got %s\nwant %s", seed, states[0], states[1])
+			}
+		}
+		consistent(t, together)
+	}
+	for _, kind := range []string{
+		"*store.Fire 1 job false record false slot false", "*store.Fire 2 job true record false slot false", "*store.Fire 2 job false record false slot false",
+		"*store.Fire 2 job false record true slot false", "*store.Fire 2 job false record false slot true", "*store.Change 1 job false record false slot false",
+	} {
+		if seen[kind] < 5 {
+			t.Errorf("%q was seen %d times of %v", kind, seen[kind], seen)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -138,16 +139,24 @@ type writer struct {
 	// transaction or of committed ones.
 	places map[string]place
 	tally  map[[2]int64]*sqlite.Stmt
-	batch  []part
-	single [1]part
+	// fired are inserted before anything else is done.
+	fired    []newRecord
+	lastFire time.Time // that lastKey belongs to
+	lastKey  string
+	batch    []part
+	single   [1]part
 }
 
 const maxPlaces = 1 << 17
 
+// insertParameters is how many parameters a record to insert has.
+const insertParameters = 24
+
 // hot are the statements of the paths that every run takes.
 type hot struct {
 	begin, commit, rollback *sqlite.Stmt
-	advance, insert, change *sqlite.Stmt
+	advance, change         *sqlite.Stmt
+	inserts                 map[int]*sqlite.Stmt // by how many records
 }
 
 func newWriter(s *Store, c *conn) (*writer, error) {
@@ -161,8 +170,6 @@ func newWriter(s *Store, c *conn) (*writer, error) {
 		{&w.rollback, `ROLLBACK`},
 		{&w.advance, `UPDATE job_state SET next_run_at = ?1, slot = coalesce(slot, ?2), live = live + ?3, skipped = skipped + ?4
 			WHERE job = ?5 AND version = ?6 AND next_run_at = ?7 AND (?2 IS NULL OR slot IS NULL)`},
-		{&w.insert, `INSERT INTO executions (` + stateColumns + `, seq, job, at, cause, version, idempotent, frozen, triggered_by, created_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`},
 		{&w.change, `UPDATE executions SET seat = ?20, (` + stateColumns + `) = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, exclusive & ?15)
 			WHERE seq = ?16 AND status = ?17 AND token = ?18 AND (?19 = 0 OR cancel IS NULL)`},
 	} {
@@ -171,6 +178,16 @@ func newWriter(s *Store, c *conn) (*writer, error) {
 			return nil, err
 		}
 		*h.stmt = stmt
+	}
+	w.inserts = map[int]*sqlite.Stmt{}
+	for _, n := range together {
+		row := `, (` + marks(insertParameters) + `)`
+		stmt, err := c.Prepare(`INSERT INTO executions (` + stateColumns + `, seq, job, at, cause, version, idempotent, frozen, triggered_by, created_at)
+			VALUES ` + strings.Repeat(row, n)[2:] + ` ON CONFLICT DO NOTHING`)
+		if err != nil {
+			return nil, err
+		}
+		w.inserts[n] = stmt
 	}
 	var err error
 	w.seq, err = w.lastSeq()
@@ -259,6 +276,7 @@ func (w *writer) attempt(batch []part) (err error) {
 		return fmt.Errorf("begin: %w", err)
 	}
 	seq := w.seq
+	w.fired = w.fired[:0]
 	for _, p := range batch {
 		if err = w.part(p); err != nil {
 			break
@@ -293,17 +311,21 @@ func (w *writer) part(p part) error {
 	}
 	for i := p.from; i < p.to; i++ {
 		var err error
-		if p.answers[i], err = w.do(p.now, p.ops[i]); err != nil {
+		p.answers[i] = store.Answer{}
+		if f, ok := p.ops[i].(*store.Fire); ok {
+			err = w.fire(f, &p.answers[i])
+		} else if err = w.insertFired(); err == nil {
+			p.answers[i], err = w.do(p.now, p.ops[i])
+		}
+		if err != nil {
 			return err
 		}
 	}
-	return nil
+	return w.insertFired()
 }
 
 func (w *writer) do(now time.Time, op store.Op) (store.Answer, error) {
 	switch op := op.(type) {
-	case *store.Fire:
-		return w.fire(op)
 	case *store.Change:
 		return w.changeRecord(op)
 	case *store.Beat:
