@@ -91,9 +91,9 @@ func wholeNumber(v any) any {
 	return v
 }
 
-// parseText parses a Go template in which a missing key of the data is an error;
+// parseBodyText parses a Go template in which a missing key of the data is an error;
 // {{index .Data "key"}} asks for one that may be missing.
-func parseText(text string) (*template.Template, error) {
+func parseBodyText(text string) (*template.Template, error) {
 	parsed, err := template.New("template").Funcs(renderingFuncs()).Funcs(repetition{}.funcs()).Option("missingkey=error").Parse(text)
 	if err != nil {
 		return nil, renderingError(err)
@@ -111,26 +111,26 @@ func parseHTML(text string) (*htmltemplate.Template, error) {
 	return parsed, nil
 }
 
-// renderText parses and executes a template over a view. It fails when the
+// renderBodyText parses and executes a template over a view. It fails when the
 // outcome has more than most bytes or takes too many steps, and ends with ctx.
-func renderText(ctx context.Context, text string, v any, most int) (string, error) {
+func renderBodyText(ctx context.Context, text string, v any, most int) (string, error) {
 	if !strings.Contains(text, "{{") {
 		return bounded(text, most)
 	}
-	parsed, err := parseText(text)
+	parsed, err := parseBodyText(text)
 	if err != nil {
 		return "", err
 	}
 	return executeText(ctx, parsed, v, most)
 }
 
-// renderLenient does as renderText, but shows what is missing from the data as
+// renderLenient does as renderBodyText, but shows what is missing from the data as
 // nothing.
 func renderLenient(ctx context.Context, text string, v any, most int) (string, error) {
 	if !strings.Contains(text, "{{") {
 		return bounded(text, most)
 	}
-	parsed, err := parseText(text)
+	parsed, err := parseBodyText(text)
 	if err != nil {
 		return "", err
 	}

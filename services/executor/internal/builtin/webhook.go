@@ -256,7 +256,7 @@ func parseWebhook(params map[string]any) (webhook, error) {
 			return w, template.BadParam("body", "cannot be sent with %s: remove it, or use one of %s", w.method, strings.Join(bodyMethods, ", "))
 		}
 		if err := eachText("body", w.body, func(text string) error {
-			_, err := parseText(text)
+			_, err := parseBodyText(text)
 			return err
 		}); err != nil {
 			return w, err
@@ -357,7 +357,7 @@ func eachText(field string, value any, visit func(string) error) error {
 func renderJSON(ctx context.Context, field string, value any, v view, left *int) (any, error) {
 	switch value := value.(type) {
 	case string:
-		text, err := renderText(ctx, value, v, *left)
+		text, err := renderBodyText(ctx, value, v, *left)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil, err
