@@ -111,8 +111,9 @@ func (h *hooks) disarm() (sent int) {
 
 // rival is what somebody else does while a fire is under way.
 type rival struct {
-	name string
-	act  func(r *race)
+	name   string
+	act    func(r *race)
+	looked bool // somebody looks for work before each command of it
 }
 
 // race is a fire with what comes in between.
@@ -146,10 +147,10 @@ func (r *race) die() {
 }
 
 var rivals = []rival{
-	{"fires too", func(r *race) { r.won = perform(r.Context(), r.T, r.b, fireOf(r.j, "bob")) }},
-	{"edits the description", func(r *race) { r.edit(func(j *job.Job) { j.Description = "other" }) }},
-	{"pauses the job", func(r *race) { r.edit(func(j *job.Job) { j.Enabled, j.NextRunAt = false, time.Time{} }) }},
-	{"moves the job", func(r *race) { r.edit(func(j *job.Job) { j.NextRunAt = minutes(5) }) }},
+	{"fires too", func(r *race) { r.won = perform(r.Context(), r.T, r.b, fireOf(r.j, "bob")) }, true},
+	{"edits the description", func(r *race) { r.edit(func(j *job.Job) { j.Description = "other" }) }, true},
+	{"pauses the job", func(r *race) { r.edit(func(j *job.Job) { j.Enabled, j.NextRunAt = false, time.Time{} }) }, false},
+	{"moves the job", func(r *race) { r.edit(func(j *job.Job) { j.NextRunAt = minutes(5) }) }, false},
 	{"deletes the job", func(r *race) {
 		was, err := r.b.DeleteJob(r.Context(), r.j.ID, 0, noon, nil)
 		if err != nil {
@@ -157,10 +158,10 @@ var rivals = []rival{
 			return
 		}
 		r.deleted, r.edited = true, was.NextRunAt.Equal(noon)
-	}},
-	{"looks for work", func(r *race) { r.look(r.b) }},
-	{"takes over from the dead", func(r *race) { r.die(); r.look(r.b); r.won = perform(r.Context(), r.T, r.b, fireOf(r.j, "bob")) }},
-	{"edits after a death", func(r *race) { r.die(); r.edit(func(j *job.Job) { j.Description = "other" }) }},
+	}, true},
+	{"looks for work", func(r *race) { r.look(r.b) }, false},
+	{"takes over from the dead", func(r *race) { r.die(); r.look(r.b); r.won = perform(r.Context(), r.T, r.b, fireOf(r.j, "bob")) }, true},
+	{"edits after a death", func(r *race) { r.die(); r.edit(func(j *job.Job) { j.Description = "other" }) }, false},
 	{"deletes after a death", func(r *race) {
 		r.die()
 		was, err := r.b.DeleteJob(r.Context(), r.j.ID, 0, noon, nil)
@@ -169,13 +170,13 @@ var rivals = []rival{
 			return
 		}
 		r.deleted, r.edited = true, was.NextRunAt.Equal(noon)
-	}},
+	}, false},
 	{"mends after a death", func(r *race) {
 		r.die()
 		if err := r.b.Mend(r.Context(), noon.Add(time.Hour)); err != nil {
 			r.Error(err)
 		}
-	}},
+	}, false},
 }
 
 // look reads what dispatch reads.
@@ -228,7 +229,7 @@ func TestFireInterleavings(t *testing.T) {
 						r.verdict(fmt.Sprintf("before command %d, with a look before %d of the rival", before, inner), f, answer)
 						cases++
 						more = more || acted
-						if kind == "skip" || inner >= 0 && !innerMore || !acted || t.Failed() {
+						if kind == "skip" || !rival.looked || inner >= 0 && !innerMore || !acted || t.Failed() {
 							break
 						}
 					}
@@ -238,6 +239,118 @@ func TestFireInterleavings(t *testing.T) {
 				}
 				t.Logf("%d interleavings", cases)
 			})
+		}
+	}
+}
+
+// TestChangesAroundAFire is the other way round: before every command of an edit
+// or a deletion somebody fires, and dies or not, and somebody looks for work.
+func TestChangesAroundAFire(t *testing.T) {
+	server, real := standintest.URI(t)
+	uri := newDatabase(t, server)
+	if real {
+		t.Cleanup(func() { drop(t, uri) })
+	}
+	var ha, hb hooks
+	a, b, c := begin(t, uri, ha.tune), begin(t, uri, hb.tune), begin(t, uri, nil)
+	for _, change := range rivals[1:5] {
+		for _, dies := range []int{1, 2} { // between the insert and the advance, or never
+
+			for before := 0; ; before++ {
+				r := &race{T: t, a: a, b: b, c: c, j: create(t, c)}
+				at := fmt.Sprintf("%s, a fire before its command %d that dies before %d", change.name, before, dies)
+				f := fireOf(r.j, "ann")
+				var answer store.Answer
+				acted := false
+				hb.arm(before, func() {
+					acted = true
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					r.cancel = cancel
+					ha.arm(dies, r.die)
+					answer = a.Do(ctx, noon, []store.Op{f})[0]
+					ha.disarm()
+				})
+				change.act(r)
+				hb.disarm()
+				if acted {
+					// What is impossible is found and removed by whoever looks.
+					r.edited = false // the fire was over before the change was
+					r.afterwards(at, f, answer)
+				}
+				if !acted || t.Failed() {
+					break
+				}
+			}
+		}
+	}
+}
+
+// TestManyEdits edits a job more often than it keeps what its versions fired.
+func TestManyEdits(t *testing.T) {
+	s := begin(t, newDatabase(t, standintest.Start(t).URI), nil)
+	j := create(t, s)
+	f := fireOf(j, "ann")
+	if a := perform(t.Context(), t, s, f); a.Outcome != store.Done {
+		t.Fatalf("%+v", a)
+	}
+	for range firedVersions + 3 {
+		stands, err := s.Job(t.Context(), j.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		after := stands.Clone()
+		after.Version++
+		if j, err = s.EditJob(t.Context(), store.EditJob{Version: stands.Version, NextRunAt: stands.NextRunAt, After: after}); err != nil {
+			t.Fatal(err)
+		}
+		if a := perform(t.Context(), t, s, skipOf(j)); a.Outcome != store.Done { // each version has something to keep
+			t.Fatalf("%+v", a)
+		}
+	}
+	held, err := s.Held(t.Context(), nil, nil, 10)
+	if err != nil || len(held) != 1 || held[0].ID != f.Execution.ID {
+		t.Errorf("held: %v (%v)", held, err)
+	}
+	d, err := s.definedJob(t.Context(), j.ID)
+	if err != nil || len(d.Fired) != firedVersions {
+		t.Errorf("it keeps %v (%v)", d.Fired, err)
+	}
+}
+
+// afterwards judges a change around a fire: whatever the fire left is either
+// covered by it, or the job's new definition fires in its place.
+func (r *race) afterwards(at string, f *store.Fire, a store.Answer) {
+	r.Helper()
+	ctx, id := r.Context(), f.Execution.ID
+	held, err := r.c.Held(ctx, nil, nil, 1000)
+	if err != nil {
+		r.Errorf("%s: %v", at, err)
+	}
+	works := false
+	for _, e := range held {
+		works = works || e.ID == id
+	}
+	j, err := r.c.Job(ctx, r.j.ID)
+	if err != nil {
+		r.Errorf("%s: %v", at, err)
+		return
+	}
+	raw, err := r.c.definedJob(ctx, r.j.ID)
+	if err != nil {
+		r.Errorf("%s: %v", at, err)
+		return
+	}
+	passed := raw.passed(f.Version, date(f.FireAt))
+	if works != passed {
+		r.Errorf("%s: handed out: %v; the job was advanced for it: %v", at, works, passed)
+	}
+	if a.Outcome == store.Done && !passed {
+		r.Errorf("%s: it was told that it fired", at)
+	}
+	if !passed && !j.Deleted && j.NextRunAt.Equal(noon) {
+		if own := perform(ctx, r.T, r.c, fireOf(j, "cleo")); own.Outcome != store.Done {
+			r.Errorf("%s: the next fire is lost to %+v", at, own)
 		}
 	}
 }
