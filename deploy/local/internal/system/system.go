@@ -288,11 +288,12 @@ func (s *System) startServers(ctx context.Context) error {
 	return nil
 }
 
-// startStandin starts a stand-in for a MongoDB server; see standinUp.
+// startStandin starts a stand-in for a MongoDB server; see standinUp. It decodes
+// documents all day: some memory saves it a fifth of its work.
 func (s *System) startStandin(name, data string, more ...string) (*supervise.Process, error) {
 	return s.start(name, "standin", func() []string {
 		return append([]string{"--listen", s.current(mongoOf(name)), "--data", data, "--ready-file", s.path("run", name+".ready")}, more...)
-	})
+	}, "GOGC=400")
 }
 
 // standinUp waits until the stand-in serves, and returns its URI.
@@ -451,12 +452,12 @@ func (h *health) ready(ctx context.Context) error {
 
 // start starts a process that stays down if it dies before its Release: what
 // cannot start is a failure, not something to try again.
-func (s *System) start(name, binary string, args func() []string) (*supervise.Process, error) {
+func (s *System) start(name, binary string, args func() []string, env ...string) (*supervise.Process, error) {
 	p, err := supervise.Start(supervise.Command{
 		Name: name,
 		Path: filepath.Join(s.config.Bin, binary),
 		Args: args,
-		Env:  environment(),
+		Env:  append(environment(), env...),
 		Log:  s.LogFile(name),
 	}, s.config.Event)
 	if errors.Is(err, os.ErrNotExist) {
