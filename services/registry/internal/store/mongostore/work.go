@@ -53,29 +53,21 @@ func (s *Store) DueJobs(ctx context.Context, share *job.Share, until time.Time, 
 // Queues implements [store.Work].
 func (s *Store) Queues(ctx context.Context) (queues []job.Queue, err error) {
 	err = s.call(ctx, func(ctx context.Context) error {
-		// Sorted by the index and grouped by its first field: the server walks from
-		// one queue to the next.
-		cursor, err := s.executions.Aggregate(ctx, bson.A{
-			bson.D{{Key: "$match", Value: bson.D{{Key: "queue", Value: bson.D{{Key: "$gt", Value: ""}}}}}},
-			bson.D{{Key: "$group", Value: bson.D{{Key: "_id", Value: "$queue"}}}},
-		})
-		if err != nil {
-			return fmt.Errorf("read the queues: %w", err)
-		}
-		var found []struct {
-			ID string `bson:"_id"`
-		}
-		if err := cursor.All(ctx, &found); err != nil {
-			return fmt.Errorf("read the queues: %w", err)
-		}
-		for _, f := range found {
-			q, err := job.ParseQueue(f.ID)
+		// From one queue to the next by the index, however many wait in each.
+		for last := ""; ; {
+			next, err := one[struct {
+				Queue string `bson:"queue"`
+			}](ctx, s.executions, bson.D{{Key: "queue", Value: bson.D{{Key: "$gt", Value: last}}}},
+				options.FindOne().SetSort(bson.D{{Key: "queue", Value: 1}}).SetProjection(bson.D{{Key: "queue", Value: 1}}))
+			if err != nil || next == nil {
+				return err
+			}
+			q, err := job.ParseQueue(next.Queue)
 			if err != nil {
 				return err
 			}
-			queues = append(queues, q)
+			queues, last = append(queues, q), next.Queue
 		}
-		return nil
 	})
 	return queues, err
 }
