@@ -173,14 +173,22 @@ func (a *asker) ask(ctx context.Context, pause time.Duration) {
 				a.ids[key] = answer.ExecutionID
 				break
 			}
-			// A registry that is gone, or about to go, gives no other answer.
-			var refusal *rest.Error
-			if errors.As(err, &refusal) && refusal.Status != http.StatusServiceUnavailable || try == 100 {
+			if !unavailable(err) || try == 100 {
 				a.failure = fmt.Errorf("request %s, try %d: %w", key, try+1, err)
 				return
 			}
 		}
 	}
+}
+
+// unavailable says whether an error is what a registry answers that is gone, is
+// about to go, or waits for its store in vain: nothing was acknowledged.
+func unavailable(err error) bool {
+	var refusal *rest.Error
+	if errors.As(err, &refusal) {
+		return refusal.Status == http.StatusServiceUnavailable || refusal.Status == http.StatusGatewayTimeout
+	}
+	return err != nil
 }
 
 // rollingRestart replaces one registry after the other while jobs fall due and
@@ -316,7 +324,9 @@ func TestStoreFails(t *testing.T) {
 		}
 		group.Wait()
 		for _, err := range answers {
-			refused(t, err, http.StatusServiceUnavailable)
+			if !unavailable(err) {
+				t.Errorf("while %s: %v", outage.name, err)
+			}
 		}
 		outage.end()
 		r.ready()
