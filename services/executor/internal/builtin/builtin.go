@@ -5,5 +5,11 @@ import "github.com/almanac-scheduler/almanac/pkg/template"
 
 // Templates returns the shipped templates, ordered by type.
 func Templates() []template.JobTemplate {
-	return []template.JobTemplate{databaseCleanup{}, testScheduler{}, ticketCleanup{}}
+	return []template.JobTemplate{
+		channelMessage{},
+		databaseCleanup{},
+		testScheduler{},
+		ticketCleanup{},
+		webhookTrigger{},
+	}
 }
