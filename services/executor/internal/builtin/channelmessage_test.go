@@ -173,7 +173,7 @@ func TestChannelMessageFails(t *testing.T) {
 			_, _ = io.WriteString(w, c.body+" "+r.URL.Path)
 		})
 		run, recorder := newChannelRun(server, formatSlack, map[string]any{"text": "Hello"})
-		result, failure := failed(t, channelMessage{}, run)
+		result, failure := mustFail(t, channelMessage{}, run)
 		if failure.Code != c.code || failure.Retryable != c.retryable || !strings.Contains(failure.Message, c.body) || result["status"] != c.status {
 			t.Errorf("%d: %v, %+v", c.status, result, failure)
 		}
@@ -189,16 +189,16 @@ func TestChannelMessageRefuses(t *testing.T) {
 	server := newReceiver(t, nil)
 	run, _ := newChannelRun(server, "", map[string]any{"text": "Hello"})
 	run.Settings = map[string]any{}
-	if _, failure := failed(t, channelMessage{}, run); failure.Code != template.CodeForbidden || strings.Contains(failure.Message, "s3cret") {
+	if _, failure := mustFail(t, channelMessage{}, run); failure.Code != template.CodeForbidden || strings.Contains(failure.Message, "s3cret") {
 		t.Errorf("an address inside: %+v", failure)
 	}
 	run, _ = newChannelRun(server, "", map[string]any{"text": "Hello"})
 	run.Connections["ops"] = template.Connection{Kind: template.KindWebhook, Secret: "the-key"}
-	if _, failure := failed(t, channelMessage{}, run); failure.Code != template.CodeValidation || !strings.Contains(failure.Message, "no address") {
+	if _, failure := mustFail(t, channelMessage{}, run); failure.Code != template.CodeValidation || !strings.Contains(failure.Message, "no address") {
 		t.Errorf("no address: %+v", failure)
 	}
 	run, _ = newChannelRun(server, "", map[string]any{"text": "Hello", channelParam: "other"})
-	if _, failure := failed(t, channelMessage{}, run); failure.Code != template.CodeValidation || !strings.Contains(failure.Message, `must be one of "ops"`) {
+	if _, failure := mustFail(t, channelMessage{}, run); failure.Code != template.CodeValidation || !strings.Contains(failure.Message, `must be one of "ops"`) {
 		t.Errorf("another channel: %+v", failure)
 	}
 	if n := len(server.got()); n != 0 {

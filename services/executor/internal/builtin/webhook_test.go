@@ -88,8 +88,8 @@ func newWebhookRun(params map[string]any) (*template.Run, *templatetest.Recorder
 	return run, recorder
 }
 
-// failed runs a template that must fail, and returns how.
-func failed(t *testing.T, tmpl template.JobTemplate, run *template.Run) (template.Result, *template.Error) {
+// mustFail runs a template that must fail, and returns how.
+func mustFail(t *testing.T, tmpl template.JobTemplate, run *template.Run) (template.Result, *template.Error) {
 	t.Helper()
 	result, err := tmpl.Execute(t.Context(), run)
 	var failure *template.Error
@@ -330,7 +330,7 @@ func TestWebhookConnections(t *testing.T) {
 		c.connection.Kind = template.KindWebhook
 		templatetest.Connect(run, targetParam, "ci", c.connection)
 		templatetest.Connect(run, signingParam, "ci", c.connection)
-		_, failure := failed(t, webhookTrigger{}, run)
+		_, failure := mustFail(t, webhookTrigger{}, run)
 		if failure.Code != template.CodeValidation || failure.Retryable || !strings.Contains(failure.Message, c.want) || strings.Contains(failure.Message, "the-key") {
 			t.Errorf("%v: %+v", c.params, failure)
 		}
@@ -368,7 +368,7 @@ func TestWebhookRefusesAddresses(t *testing.T) {
 	} {
 		run, _ := newWebhookRun(map[string]any{"url": c.address, "follow_redirects": true})
 		run.Settings = map[string]any{allowNetworksSetting: c.allow, allowPortsSetting: c.ports}
-		result, failure := failed(t, webhookTrigger{}, run)
+		result, failure := mustFail(t, webhookTrigger{}, run)
 		if failure.Code != template.CodeForbidden || failure.Retryable || !strings.Contains(failure.Message, "are refused: ") ||
 			!strings.Contains(failure.Message, "allow_networks") || result != nil {
 			t.Errorf("%s: %v, %+v", c.address, result, failure)
@@ -421,7 +421,7 @@ func TestWebhookRedirects(t *testing.T) {
 	}
 	loop := newReceiver(t, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/again", http.StatusFound) })
 	run, _ := newWebhookRun(map[string]any{"url": loop.URL, "method": "GET", "follow_redirects": true})
-	_, failure := failed(t, webhookTrigger{}, run)
+	_, failure := mustFail(t, webhookTrigger{}, run)
 	if failure.Code != codeUnexpectedStatus || !strings.Contains(failure.Message, "answered 302 Found to /again") || len(loop.got()) != mostRedirects+1 {
 		t.Errorf("%+v after %d requests", failure, len(loop.got()))
 	}
@@ -521,7 +521,7 @@ func TestWebhookUnreachable(t *testing.T) {
 		{broken.URL, true, "reading the answer"},
 	} {
 		run, _ := newWebhookRun(map[string]any{"url": c.address, "timeout_seconds": 20.0})
-		result, failure := failed(t, webhookTrigger{}, run)
+		result, failure := mustFail(t, webhookTrigger{}, run)
 		if failure.Code != template.CodeConnection || failure.Retryable != c.retryable || !strings.Contains(failure.Message, c.message) || result != nil {
 			t.Errorf("%s: %v, %+v", c.address, result, failure)
 		}
@@ -694,7 +694,7 @@ func TestWebhookTemplatesThatFail(t *testing.T) {
 			"url": server.URL, "body": map[string]any{"a": []any{text}},
 			"data": map[string]any{"many": many, "text": strings.Repeat("x", 1000)},
 		})
-		_, failure := failed(t, webhookTrigger{}, run)
+		_, failure := mustFail(t, webhookTrigger{}, run)
 		if failure.Code != template.CodeValidation || !strings.HasPrefix(failure.Message, "body.a.0: ") || !strings.Contains(failure.Message, want) {
 			t.Errorf("%s: %+v", text, failure)
 		}
