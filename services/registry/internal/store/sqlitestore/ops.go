@@ -3,7 +3,6 @@ package sqlitestore
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
@@ -64,10 +63,12 @@ func (w *writer) fire(f *store.Fire, answer *store.Answer) error {
 		answer.Outcome = store.Lost
 		return nil
 	}
-	if slices.ContainsFunc(w.fired, func(r newRecord) bool { return r.job == key }) {
-		// What this one meets depends on that record.
-		if err := w.insertFired(); err != nil {
-			return err
+	for i := range w.fired {
+		if w.fired[i].job == key { // what this one meets depends on that record
+			if err := w.insertFired(); err != nil {
+				return err
+			}
+			break
 		}
 	}
 	r, err := w.newRecord(e, key, e.ScheduledFor, "")
