@@ -88,8 +88,11 @@ func (c *Config) strayStoreSettings() error {
 		return nil
 	}
 	for _, s := range []struct{ name, value string }{
-		{"store_username", c.StoreUsername}, {"store_password_file", c.StorePasswordFile}, {"store_tls_ca_file", c.StoreTLSCAFile},
-		{"store_tls_cert_file", c.StoreTLSCertFile}, {"store_tls_key_file", c.StoreTLSKeyFile},
+		{"store_username", c.StoreUsername},
+		{"store_password_file", c.StorePasswordFile},
+		{"store_tls_ca_file", c.StoreTLSCAFile},
+		{"store_tls_cert_file", c.StoreTLSCertFile},
+		{"store_tls_key_file", c.StoreTLSKeyFile},
 	} {
 		if s.value != "" {
 			bad = append(bad, fmt.Errorf("%s: is for MongoDB only: leave it out, or say mongodb://HOST:27017/DATABASE as the store", s.name))

@@ -59,9 +59,9 @@ func (c *commands) count(name string) (n int) {
 
 // TestCommandsOfARun counts what a plain run costs.
 func TestCommandsOfARun(t *testing.T) {
-	server, real := standintest.URI(t)
+	server, stays := standintest.URI(t)
 	uri := newDatabase(t, server)
-	if real {
+	if stays {
 		t.Cleanup(func() { drop(t, uri) })
 	}
 	var seen commands

@@ -43,8 +43,10 @@ func lifeOfARun(t *testing.T, s *Store, label string) {
 		}
 	}
 	n := made.Add(1)
-	j := &job.Job{ID: fmt.Sprintf("job_f%04d", n), Name: fmt.Sprintf("fault %d", n), TemplateType: "noop", Enabled: true, Timeout: time.Minute,
-		Organisation: job.DefaultOrganisation, Overlap: job.OverlapForbid, CreatedAt: noon, NextRunAt: noon, Version: 1}
+	j := &job.Job{
+		ID: fmt.Sprintf("job_f%04d", n), Name: fmt.Sprintf("fault %d", n), TemplateType: "noop", Enabled: true, Timeout: time.Minute,
+		Organisation: job.DefaultOrganisation, Overlap: job.OverlapForbid, CreatedAt: noon, NextRunAt: noon, Version: 1,
+	}
 	j.Schedule.Type, j.Schedule.IntervalSeconds = "interval", 60
 	must(again(t, func() error {
 		_, _, err := s.CreateJob(ctx, store.CreateJob{Job: j, Fingerprint: "f", Limit: 1000, Audit: auditOf(j.ID, "job.create")})

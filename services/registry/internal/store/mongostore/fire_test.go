@@ -192,7 +192,7 @@ func (r *race) look(s *Store) {
 // TestFireInterleavings lets every rival act before every command of a fire, and
 // somebody look for work before every command of the rival.
 func TestFireInterleavings(t *testing.T) {
-	server, real := standintest.URI(t)
+	server, stays := standintest.URI(t)
 	kinds := map[string]func(*job.Job) *store.Fire{
 		"run":  func(j *job.Job) *store.Fire { return fireOf(j, "ann") },
 		"skip": skipOf,
@@ -201,7 +201,7 @@ func TestFireInterleavings(t *testing.T) {
 		for _, rival := range rivals {
 			t.Run(kind+"/"+rival.name, func(t *testing.T) {
 				uri := newDatabase(t, server)
-				if real {
+				if stays {
 					t.Cleanup(func() { drop(t, uri) })
 				}
 				var ha, hb hooks
@@ -246,9 +246,9 @@ func TestFireInterleavings(t *testing.T) {
 // TestChangesAroundAFire is the other way round: before every command of an edit
 // or a deletion somebody fires, and dies or not, and somebody looks for work.
 func TestChangesAroundAFire(t *testing.T) {
-	server, real := standintest.URI(t)
+	server, stays := standintest.URI(t)
 	uri := newDatabase(t, server)
-	if real {
+	if stays {
 		t.Cleanup(func() { drop(t, uri) })
 	}
 	var ha, hb hooks

@@ -17,9 +17,9 @@ import (
 // again, and finds an index for each query: by its shape, and on a real server by
 // what that explains.
 func TestQueriesUseIndexes(t *testing.T) {
-	server, real := standintest.URI(t)
+	server, stays := standintest.URI(t)
 	uri := newDatabase(t, server)
-	if real {
+	if stays {
 		t.Cleanup(func() { drop(t, uri) })
 	}
 	var seen commands
@@ -87,7 +87,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 				if problem := q.served(); problem != "" {
 					t.Errorf("%s of %s with the filter %v in the order %v: %s", c.name, c.collection, q.filter, q.sort, problem)
 				}
-				if real {
+				if stays {
 					explained(t, s, c)
 				}
 			}
@@ -180,7 +180,7 @@ func ordered(keys []string, sort bson.D) bool {
 	if len(sort) > len(keys) {
 		return false
 	}
-	var same, opposite = true, true
+	same, opposite := true, true
 	for n, e := range sort {
 		key, descends := strings.CutPrefix(keys[n], "-")
 		if key != e.Key {

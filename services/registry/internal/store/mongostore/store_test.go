@@ -51,10 +51,10 @@ func testOptions(t *testing.T, uri string) Options {
 }
 
 func TestConformance(t *testing.T) {
-	server, real := standintest.URI(t)
+	server, stays := standintest.URI(t)
 	storetest.RunSmall(t, func(t *testing.T) func() store.Store {
 		uri := newDatabase(t, server)
-		if real {
+		if stays {
 			t.Cleanup(func() { drop(t, uri) })
 		}
 		return func() store.Store {
