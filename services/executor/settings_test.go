@@ -2,6 +2,7 @@ package executor
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -95,8 +96,9 @@ func TestOfferWithSettingsAndOptionalConnections(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := Config{Allow: map[string]map[string][]string{"letter": c.allow}}
-			fallback := described(t)[1] // test_scheduler can always be offered
-			offered, err := offer(config, c.connections, []runner.Description{letter(c.layouts...), fallback}, nil, nil, zap.NewNop())
+			all := described(t)
+			always := all[slices.IndexFunc(all, func(d runner.Description) bool { return d.Descriptor.Type == "test_scheduler" })]
+			offered, err := offer(config, c.connections, []runner.Description{letter(c.layouts...), always}, nil, nil, zap.NewNop())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -103,7 +103,7 @@ func (webhookTrigger) Schema() map[string]any {
 				"type": []any{"object", "array"},
 				"description": "JSON to send with POST, PUT, PATCH or DELETE. Every text within is a Go template over {{.JobID}}, {{.JobName}}, {{.ExecutionID}}, {{.ScheduledFor}} " +
 					"(RFC 3339, in the job's zone; {{.ScheduledFor.Format \"2006-01-02\"}} for other forms), {{.TriggeredBy}}, {{.Organisation}} and {{.Data}}, with the functions json, lower, upper and trim. " +
-					"A missing key of the data is an error, but not within {{index .Data \"key\"}}. POST, PUT and PATCH without it send job_id, job_name, execution_id, scheduled_for, triggered_by and data",
+					"A missing key of the data is an error; {{with index .Data \"key\"}}{{.}}{{end}} asks for one that may be missing. POST, PUT and PATCH without it send job_id, job_name, execution_id, scheduled_for, triggered_by and data",
 				"examples": []any{map[string]any{"ref": "main", "reason": "{{.JobName}} of {{.ScheduledFor}}"}},
 			},
 			"data": map[string]any{

@@ -23,8 +23,8 @@ import (
 	"time"
 
 	"github.com/almanac-scheduler/almanac/pkg/template"
+	"github.com/almanac-scheduler/almanac/pkg/template/egress"
 	"github.com/almanac-scheduler/almanac/pkg/template/templatetest"
-	"github.com/almanac-scheduler/almanac/services/executor/internal/egress"
 )
 
 // loopback are the settings that let tests reach servers of their own.

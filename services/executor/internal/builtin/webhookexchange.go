@@ -21,7 +21,7 @@ import (
 	"github.com/hashicorp/go-retryablehttp"
 
 	"github.com/almanac-scheduler/almanac/pkg/template"
-	"github.com/almanac-scheduler/almanac/services/executor/internal/egress"
+	"github.com/almanac-scheduler/almanac/pkg/template/egress"
 )
 
 // Headers that every request of ours has, or has when it is signed.
