@@ -8,6 +8,7 @@ func Templates() []template.JobTemplate {
 	return []template.JobTemplate{
 		channelMessage{},
 		databaseCleanup{},
+		emailNotification{},
 		testScheduler{},
 		ticketCleanup{},
 		webhookTrigger{},

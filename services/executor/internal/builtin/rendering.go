@@ -9,7 +9,7 @@ import (
 	"math"
 	"strings"
 	"text/template"
-	"text/template/parse"
+	tree "text/template/parse"
 	"time"
 
 	sdk "github.com/almanac-scheduler/almanac/pkg/template"
@@ -92,7 +92,7 @@ func wholeNumber(v any) any {
 }
 
 // parseBodyText parses a Go template in which a missing key of the data is an error;
-// {{index .Data "key"}} asks for one that may be missing.
+// {{with index .Data "key"}} asks for one that may be missing.
 func parseBodyText(text string) (*template.Template, error) {
 	parsed, err := template.New("template").Funcs(renderingFuncs()).Funcs(repetition{}.funcs()).Option("missingkey=error").Parse(text)
 	if err != nil {
@@ -187,8 +187,10 @@ func collect(ctx context.Context, most int, execute func(*boundedText) error) (s
 }
 
 // maxSteps is how often the loops and the named parts of a template may go round:
-// about a second.
-const maxSteps = 1_000_000
+// a fraction of a second, and a stack of some ten megabytes when they call themselves.
+const maxSteps = 50_000
+
+var errSteps = errors.New("it takes too many steps: let it repeat less")
 
 // repetition ends the execution of a template, of which Go's own knows no end.
 type repetition struct {
@@ -205,7 +207,7 @@ func (r repetition) funcs() map[string]any {
 	return map[string]any{
 		stepFunc: func() (bool, error) {
 			if r.left--; r.left < 0 {
-				return false, errors.New("it takes too many steps")
+				return false, errSteps
 			}
 			return false, r.ctx.Err()
 		},
@@ -220,19 +222,19 @@ func (r repetition) funcs() map[string]any {
 
 // eachList calls do for every list of nodes within a list, itself included, and
 // tells which begin something that may be repeated.
-func eachList(list *parse.ListNode, repeated bool, do func(list *parse.ListNode, repeated bool)) {
+func eachList(list *tree.ListNode, repeated bool, do func(list *tree.ListNode, repeated bool)) {
 	if list == nil {
 		return
 	}
 	for _, node := range list.Nodes {
 		switch n := node.(type) {
-		case *parse.RangeNode:
+		case *tree.RangeNode:
 			eachList(n.List, true, do)
 			eachList(n.ElseList, false, do)
-		case *parse.IfNode:
+		case *tree.IfNode:
 			eachList(n.List, false, do)
 			eachList(n.ElseList, false, do)
-		case *parse.WithNode:
+		case *tree.WithNode:
 			eachList(n.List, false, do)
 			eachList(n.ElseList, false, do)
 		}
@@ -242,8 +244,8 @@ func eachList(list *parse.ListNode, repeated bool, do func(list *parse.ListNode,
 
 // countSteps lets a tree call the step function wherever it can repeat itself: it
 // adds {{if _step}}{{end}}, which writes nothing in any place.
-func countSteps(root *parse.ListNode) {
-	eachList(root, true, func(list *parse.ListNode, repeated bool) {
+func countSteps(root *tree.ListNode) {
+	eachList(root, true, func(list *tree.ListNode, repeated bool) {
 		if repeated {
 			list.Nodes = append(snippet("{{if "+stepFunc+"}}{{end}}"), list.Nodes...)
 		}
@@ -251,11 +253,11 @@ func countSteps(root *parse.ListNode) {
 }
 
 // hideNothing passes whatever a tree shows through the shown function.
-func hideNothing(root *parse.ListNode) {
-	eachList(root, false, func(list *parse.ListNode, _ bool) {
+func hideNothing(root *tree.ListNode) {
+	eachList(root, false, func(list *tree.ListNode, _ bool) {
 		for _, node := range list.Nodes {
-			if action, ok := node.(*parse.ActionNode); ok && len(action.Pipe.Decl) == 0 {
-				call := snippet("{{" + shownFunc + " 0}}")[0].(*parse.ActionNode).Pipe.Cmds[0]
+			if action, ok := node.(*tree.ActionNode); ok && len(action.Pipe.Decl) == 0 {
+				call := snippet("{{" + shownFunc + " 0}}")[0].(*tree.ActionNode).Pipe.Cmds[0]
 				call.Args = call.Args[:1]
 				action.Pipe.Cmds = append(action.Pipe.Cmds, call)
 			}
@@ -264,8 +266,8 @@ func hideNothing(root *parse.ListNode) {
 }
 
 // snippet returns the nodes of a piece of template; the text is one of ours.
-func snippet(text string) []parse.Node {
-	trees, err := parse.Parse("ours", text, "", "", repetition{}.funcs())
+func snippet(text string) []tree.Node {
+	trees, err := tree.Parse("ours", text, "", "", repetition{}.funcs())
 	if err != nil {
 		return nil
 	}
@@ -274,11 +276,13 @@ func snippet(text string) []parse.Node {
 
 // renderingError leaves out of a template's error what its author did not write.
 func renderingError(err error) error {
+	if errors.Is(err, errSteps) {
+		return fmt.Errorf("the template fails: %w", errSteps)
+	}
 	text := strings.TrimPrefix(err.Error(), "template: template:")
 	if _, at, ok := strings.Cut(text, `executing "template" `); ok {
 		text = at
 	}
-	text = strings.TrimPrefix(text, "at <"+stepFunc+">: error calling "+stepFunc+": ")
 	return fmt.Errorf("the template fails: %s", text)
 }
 
