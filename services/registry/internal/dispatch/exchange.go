@@ -16,6 +16,7 @@ type Store interface {
 	Do(ctx context.Context, now time.Time, ops []store.Op) []store.Answer
 	Job(ctx context.Context, id string) (*job.Job, error)
 	RunNow(ctx context.Context, r store.RunNow) (*job.Execution, bool, error)
+	Executions(ctx context.Context, f store.ExecutionFilter) ([]*job.Execution, int, error)
 	store.Work
 	OpenSession(ctx context.Context, s store.Session, now time.Time) error
 	Sessions(ctx context.Context) ([]store.Session, error)
@@ -65,6 +66,13 @@ func (l *loop) takeBatch(urgent bool) *batch {
 		for ; n < len(l.dirty) && len(b.writes) < 2*maxBatch; n++ {
 			ls := l.dirty[n]
 			ls.queued = false
+			if ls.wantsPast() {
+				if !ls.asking {
+					ls.asking = true
+					l.pasts = append(l.pasts, ls)
+				}
+				continue // wanted again with the answer
+			}
 			if c := l.change(ls); c != nil {
 				ls.busy = true
 				b.writes = append(b.writes, &write{op: c, lease: ls})
@@ -176,7 +184,8 @@ func (l *loop) sessionEnded(s *session, a store.Answer) {
 
 // read is one question to the store and its answer.
 type read struct {
-	kind     int // a poll kind, readWaiting or readRecords
+	kind     int    // a poll kind, readWaiting, readRecords or readPast
+	lease    *lease // whose job's past is read
 	share    *job.Share
 	queue    *queue
 	lookups  []*lookup
@@ -196,6 +205,7 @@ type read struct {
 const (
 	readWaiting = numPolls + iota
 	readRecords
+	readPast
 )
 
 // takeReads returns the questions that are due.
@@ -241,7 +251,26 @@ func (l *loop) takeReads() []*read {
 		reads = append(reads, &read{kind: readRecords, lookups: slices.Clone(l.lookups[:n]), started: l.now})
 		l.lookups = append(l.lookups[:0], l.lookups[n:]...)
 	}
+	n := min(len(l.pasts), maxPasts)
+	for _, ls := range l.pasts[:n] {
+		reads = append(reads, &read{kind: readPast, lease: ls, started: l.now})
+	}
+	l.pasts = append(l.pasts[:0], l.pasts[n:]...)
 	return reads
+}
+
+// maxPasts is how many pasts are read at once.
+const maxPasts = 16
+
+// past returns how the latest of the records ended that is not the execution
+// itself; they are the latest two, with an outcome.
+func past(records []*job.Execution, id string) job.Status {
+	for _, e := range records {
+		if e.ID != id {
+			return e.Status
+		}
+	}
+	return ""
 }
 
 // perform asks the store.
@@ -294,6 +323,10 @@ func (r *read) perform(ctx context.Context, s Store) {
 			ids[i] = lk.id
 		}
 		r.records, r.err = s.Find(ctx, ids)
+	case readPast:
+		r.records, _, r.err = s.Executions(ctx, store.ExecutionFilter{
+			JobID: r.lease.e.JobID, Statuses: []job.Status{job.Success, job.Failed, job.TimedOut, job.Unknown}, Limit: 2,
+		})
 	}
 }
 
@@ -308,6 +341,9 @@ func (l *loop) readDone(now time.Time, r *read) {
 	}
 	if r.err != nil {
 		l.lookups = append(l.lookups, r.lookups...) // asked again as they are: nobody joins them
+		if r.lease != nil {
+			l.pasts = append(l.pasts, r.lease)
+		}
 		l.backOff(r.err)
 		return
 	}
@@ -361,6 +397,11 @@ func (l *loop) readDone(now time.Time, r *read) {
 				then(found[lk.id])
 			}
 		}
+	}
+	if r.kind == readPast {
+		before := past(r.records, r.lease.e.ID)
+		r.lease.before, r.lease.asking = &before, false
+		l.want(r.lease)
 	}
 	if r.kind < numPolls && l.polls[r.kind].again {
 		l.polls[r.kind].at, l.polls[r.kind].again = now, false

@@ -148,6 +148,10 @@ func (l *loop) inbound(st *Stream, in *Inbound) {
 	}
 	for _, c := range in.Logs {
 		l.other = append(l.other, &write{op: c})
+		if ls := l.held[c.ID]; ls != nil && ls.e.Token == c.Token && notifies(ls.e) {
+			ls.tail = append(ls.tail, c.Lines...)
+			ls.tail = slices.Delete(ls.tail, 0, max(len(ls.tail)-tailLines, 0))
+		}
 	}
 	for _, p := range in.Progress {
 		if ls := l.held[p.ID]; ls == nil || ls.e.Token == p.Token {

@@ -84,6 +84,7 @@ type loop struct {
 	jobsFrom *job.Job // cursor of the due jobs, nil to begin
 	lookups  []*lookup
 	looking  map[string]*lookup // those that are not being read yet, by execution
+	pasts    []*lease           // those whose job's run before is to be read
 	lastSeen time.Time          // last successful look at the sessions
 	progress *progressBoard
 }
@@ -165,6 +166,9 @@ type lease struct {
 	started *Started
 	outcome *job.Outcome
 	gone    goneKind
+	tail    []job.LogLine // the last lines of its log, where a notification may quote them
+	before  *job.Status   // how the job's run before ended; nil while that is not known
+	asking  bool          // it is being read
 }
 
 // write is one operation for the store and whom its answer concerns.
@@ -255,7 +259,7 @@ func (l *loop) wakeAt() time.Time {
 			earlier(q.poll.at)
 		}
 	}
-	if len(l.lookups) > 0 {
+	if len(l.lookups)+len(l.pasts) > 0 {
 		earlier(l.now)
 	}
 	return at
@@ -777,7 +781,24 @@ func (l *loop) change(ls *lease) *store.Change {
 		return nil
 	}
 	waits := !to.Status.Ended() && to.Status != job.Running
-	return &store.Change{Status: e.Status, Token: e.Token, Uncancelled: waits, To: to}
+	c := &store.Change{Status: e.Status, Token: e.Token, Uncancelled: waits, To: to}
+	if to.Status.Ended() && notifies(to) {
+		var before job.Status
+		if ls.before != nil {
+			before = *ls.before
+		}
+		if e.Status == job.Unknown {
+			before = e.Status // of which they were told
+		}
+		c.Follow = l.policy.followUps(to, before, ls.tail, l.now)
+	}
+	return c
+}
+
+// wantsPast tells whether it must be known how the job's run before ended: a
+// success after a failure is a recovery.
+func (ls *lease) wantsPast() bool {
+	return ls.outcome != nil && ls.outcome.Status == job.Success && ls.before == nil && notifies(ls.e) && len(ls.e.Frozen.Notifications.OnFailure) > 0
 }
 
 func (l *loop) changed(w *write, a store.Answer) {
@@ -805,6 +826,9 @@ func (l *loop) changed(w *write, a store.Answer) {
 		}
 		if !to.Status.Ended() {
 			l.addWaiting(to)
+		}
+		for _, f := range c.Follow {
+			l.addWaiting(f)
 		}
 		return
 	}

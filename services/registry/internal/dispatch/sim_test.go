@@ -430,7 +430,7 @@ func (x *simExec) connect(no int) {
 		}
 		h := Hello{
 			Session: x.session, Stream: k.id, Host: fmt.Sprintf("exec-%d", x.no), Labels: map[string]string{"zone": x.zone},
-			Templates: []string{idempotentType, limitedType, onceOnlyType},
+			Templates: []string{idempotentType, limitedType, onceOnlyType, mailTemplate, channelTemplate},
 		}
 		h.Held, h.Holdings = x.holdings(k)
 		s.logf("executor %d opens %s/%s to registry %d holding %v", x.no, x.session, k.id, no, h.Held)
@@ -856,6 +856,9 @@ func (s *sim) createJob() {
 		Overlap:      pick(s.rng, job.OverlapForbid, job.OverlapAllow),
 		Organisation: pick(s.rng, "one", "one", "two"), Priority: s.rng.IntN(3), CreatedAt: s.now.Truncate(time.Millisecond), UpdatedAt: s.now, Version: 1,
 	}
+	if s.rng.IntN(3) == 0 {
+		j.Notifications = job.Notifications{OnSuccess: []string{"all@example.com"}, OnFailure: []string{"ops@example.com", "channel:ops"}}
+	}
 	if s.rng.IntN(4) == 0 {
 		j.Selector = map[string]string{"zone": pick(s.rng, "a", "b")}
 	}
@@ -1146,6 +1149,12 @@ func simulate(t *testing.T, seed uint64, trace bool) {
 	if trace {
 		s.trace = &strings.Builder{}
 	}
+	system := &job.Job{
+		ID: job.NotificationsID, Name: "Notifications", Schedule: schedule.Spec{Type: schedule.Manual}, Deleted: true, CreatedAt: begin, UpdatedAt: begin, Version: 1,
+	}
+	if _, _, err := st.CreateJob(t.Context(), store.CreateJob{Job: system}); err != nil {
+		t.Fatal(err)
+	}
 	for range 8 {
 		s.createJob()
 	}
@@ -1281,6 +1290,7 @@ func (s *sim) check() {
 			s.checkRecord(e, nonces)
 		}
 	}
+	s.checkNotifications(nonces)
 	s.checkProcesses()
 	if total < 50 || len(s.runs) < 30 {
 		s.fatalf("only %d records and %d runs: the simulation shows nothing", total, len(s.runs))
@@ -1301,6 +1311,38 @@ func (s *sim) records(m *simJob) []*job.Execution {
 			}
 			return all
 		}
+	}
+}
+
+// checkNotifications: everybody is told of each end once, and nobody of anything
+// else; and the telling ends.
+func (s *sim) checkNotifications(nonces map[int]*simRun) {
+	wanted, allowed := map[string]bool{}, map[string]bool{}
+	for _, m := range s.jobs {
+		for _, e := range s.records(m) {
+			for _, id := range NotificationIDs(e) {
+				allowed[id] = true
+			}
+			var before job.Status
+			if e.Status == job.Success || failure(e.Status) {
+				for _, f := range simPolicy.followUps(e, before, nil, s.now) {
+					wanted[f.ID] = true
+				}
+			}
+		}
+	}
+	if len(wanted) < 5 {
+		s.fatalf("only %d notifications were called for: the simulation shows nothing of them", len(wanted))
+	}
+	for _, e := range s.records(&simJob{id: job.NotificationsID}) {
+		if !allowed[e.ID] {
+			s.fatalf("nobody asked for %s", e.ID)
+		}
+		delete(wanted, e.ID)
+		s.checkRecord(e, nonces)
+	}
+	for id := range wanted {
+		s.fatalf("%s was never sent", id)
 	}
 }
 

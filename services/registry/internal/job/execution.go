@@ -44,6 +44,8 @@ type Trigger string
 const (
 	TriggerScheduler Trigger = "scheduler"
 	TriggerManual    Trigger = "manual"
+	// TriggerNotification tells somebody how another execution ended.
+	TriggerNotification Trigger = "notification"
 )
 
 // Words for error_code and for the reason of a skip or an end.
@@ -179,6 +181,8 @@ func ParseExecutionID(id string) (jobID string, trigger Trigger, key string, ok 
 		trigger = TriggerScheduler
 	case "m":
 		trigger = TriggerManual
+	case "n":
+		trigger = TriggerNotification
 	default:
 		return "", "", "", false
 	}
@@ -186,8 +190,12 @@ func ParseExecutionID(id string) (jobID string, trigger Trigger, key string, ok 
 }
 
 func triggerLetter(t Trigger) string {
-	if t == TriggerManual {
+	switch t {
+	case TriggerManual:
 		return "m"
+	case TriggerNotification:
+		return "n"
+	default:
+		return "s"
 	}
-	return "s"
 }

@@ -39,13 +39,22 @@ type Job struct {
 	Deleted       bool      // a tombstone: only its history is left
 }
 
+// NotificationsID is the job that all notifications belong to: a tombstone from
+// its birth, so it is in no list, counts toward no limit and never fires.
+const NotificationsID = "job_notifications"
+
 // RetryPolicy says how often a failed run is attempted again.
 type RetryPolicy struct {
 	MaxRetries int
 	Delay      time.Duration // whole seconds
 }
 
-// Notifications names who is told how a run ended.
+// ChannelPrefix marks a channel's name among those who are told; the others are
+// mail addresses.
+const ChannelPrefix = "channel:"
+
+// Notifications names who is told how a run ended: mail addresses, and channels by
+// their name after ChannelPrefix.
 type Notifications struct {
 	OnSuccess []string `json:"on_success"`
 	OnFailure []string `json:"on_failure"`

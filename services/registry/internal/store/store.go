@@ -85,6 +85,10 @@ type Change struct {
 	Uncancelled bool
 	To          *job.Execution
 	Audit       *Audit // kept with the change when a person made it
+	// Follow are executions that this change calls for, pending and unleased, of
+	// trigger notification. They are inserted with it, each once: a store without
+	// transactions freezes them into the record, and Mend inserts what a crash left.
+	Follow []*job.Execution
 }
 
 // Beat proves that a session lives: its counter becomes Count if it is lower, and
@@ -158,7 +162,8 @@ type AuditEntry struct {
 
 // Definitions are the operations on jobs and templates.
 type Definitions interface {
-	// CreateJob inserts the job. replayed: a job with this id and fingerprint
+	// CreateJob inserts the job; one that is Deleted is a tombstone from its birth,
+	// for executions that follow others. replayed: a job with this id and fingerprint
 	// was there already and is returned. Errors: job.ErrNameTaken,
 	// job.ErrKeyReused (same id, other fingerprint), *job.LimitError (limit > 0
 	// and that many live jobs).
@@ -284,7 +289,8 @@ type Work interface {
 	Find(ctx context.Context, ids []string) ([]*job.Execution, error)
 	// Mend finishes what a process that died left half done in a store without
 	// transactions: fires that were recorded but did not advance their job,
-	// waiting records of deleted jobs, audit entries that were not copied out.
+	// waiting records of deleted jobs, audit entries that were not copied out,
+	// executions that follow others.
 	// Whatever it does happens at most once, whoever else does it too.
 	Mend(ctx context.Context, now time.Time) error
 }

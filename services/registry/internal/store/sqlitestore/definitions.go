@@ -36,10 +36,12 @@ func (s *Store) CreateJob(ctx context.Context, c store.CreateJob) (stored *job.J
 			stored = st.Job
 			return err
 		}
-		if err := w.nameFree(j.Name, 0); err != nil {
-			return err
+		if !j.Deleted {
+			if err := w.nameFree(j.Name, 0); err != nil {
+				return err
+			}
 		}
-		if c.Limit > 0 {
+		if c.Limit > 0 && !j.Deleted {
 			live, err := w.number(`SELECT count(*) FROM jobs WHERE deleted = 0`, nil)
 			if err != nil {
 				return err
@@ -49,8 +51,8 @@ func (s *Store) CreateJob(ctx context.Context, c store.CreateJob) (stored *job.J
 			}
 		}
 		w.defining = true
-		if _, err := w.exec(`INSERT INTO jobs (id, name, template, enabled, created_at, fingerprint) VALUES (?, ?, ?, ?, ?, ?)`,
-			args{j.ID, j.Name, j.TemplateType, j.Enabled, j.CreatedAt, c.Fingerprint}); err != nil {
+		if _, err := w.exec(`INSERT INTO jobs (id, name, template, enabled, deleted, created_at, fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+			args{j.ID, j.Name, j.TemplateType, j.Enabled, j.Deleted, j.CreatedAt, c.Fingerprint}); err != nil {
 			return err
 		}
 		key := w.LastInsertRowID()

@@ -2,6 +2,7 @@ package sqlitestore
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -331,7 +332,34 @@ func (w *writer) changeRecord(c *store.Change) (store.Answer, error) {
 		matches := rec.state.status == from && rec.state.token == c.Token && !(c.Uncancelled && rec.CancelRequested)
 		return store.Answer{Outcome: store.Lost, Execution: rec.Execution, SeatTaken: matches}, nil
 	}
+	for _, e := range c.Follow {
+		if err := w.follow(e); err != nil {
+			return store.Answer{}, err
+		}
+	}
 	return store.Answer{Outcome: store.Done}, w.audit(c.Audit)
+}
+
+// follow inserts an execution that another one calls for.
+func (w *writer) follow(e *job.Execution) error {
+	text, _, ok := cause(e.Trigger, e.Key)
+	if !ok || text == "" || e.Status != job.Pending || e.Leased() || e.Exclusive || e.Seat != 0 {
+		return fmt.Errorf("follow %s: it is no execution that follows another", e.ID)
+	}
+	st, err := encodeState(e)
+	if err != nil {
+		return err
+	}
+	key, ok, err := w.jobKey(e.JobID)
+	if err != nil || !ok {
+		return errors.Join(err, fmt.Errorf("follow %s: there is no job %s", e.ID, e.JobID))
+	}
+	n, err := w.insertRecord(e, &st, key, e.ScheduledFor, text)
+	if err != nil || n == 0 {
+		return err
+	}
+	_, err = w.exec(`UPDATE job_state SET live = live + 1 WHERE job = ?`, args{key})
+	return err
 }
 
 // seatTaken tells whether another record than seq has the seat of e.
