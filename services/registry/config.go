@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -43,6 +44,7 @@ type Config struct {
 	TLSKeyFile  string
 	Plaintext   bool // permits addresses beyond this machine without TLS
 
+	PublicURL string // where people reach this registry, for links in notifications
 	Name      string // of this registry, for people
 	LogFormat string // json or console
 	LogLevel  string // debug, info, warn or error
@@ -76,6 +78,7 @@ func (c *Config) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&c.TLSCertFile, "tls-cert-file", "", "PEM file with the certificate for both addresses")
 	flags.StringVar(&c.TLSKeyFile, "tls-key-file", "", "PEM file with the certificate's private key")
 	flags.BoolVar(&c.Plaintext, "plaintext", false, "answer without TLS on addresses beyond this machine too")
+	flags.StringVar(&c.PublicURL, "public-url", "", "where people reach the registry, as https://host, for links in notifications; none without it")
 	flags.StringVar(&c.Name, "name", host, "name of this registry, for people")
 	flags.StringVar(&c.ReadyFile, "ready-file", "", "file to write the addresses to, as JSON, once the registry works")
 }
@@ -189,6 +192,9 @@ func (c *Config) validate() error {
 	}
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		wrong("tls_cert_file", "needs tls_key_file beside it, and the other way round")
+	}
+	if u, err := url.Parse(c.PublicURL); c.PublicURL != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
+		wrong("public_url", "%q must be an address such as https://almanac.example.com", c.PublicURL)
 	}
 	return errors.Join(bad...)
 }

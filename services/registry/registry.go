@@ -70,8 +70,13 @@ func runOn(ctx context.Context, cfg Config, s store.Store, executorToken string,
 	if err := catalogue.Refresh(ctx); err != nil {
 		return err
 	}
+	if _, _, err := s.CreateJob(ctx, store.CreateJob{Job: dispatch.NotificationsJob(time.Now())}); err != nil {
+		return fmt.Errorf("prepare the store for notifications: %w", err)
+	}
 	dispatcher := dispatch.New(s, dispatch.Config{
-		Policy:     dispatch.Policy{MissedAfter: cfg.MissedAfter, Idempotent: catalogue.Idempotent, MaxConcurrency: catalogue.MaxConcurrency},
+		Policy: dispatch.Policy{
+			MissedAfter: cfg.MissedAfter, Idempotent: catalogue.Idempotent, MaxConcurrency: catalogue.MaxConcurrency, PublicURL: cfg.PublicURL,
+		},
 		SessionTTL: cfg.SessionTTL, Replica: replica(cfg, s), Now: time.Now, Log: log.Named("dispatch"),
 	})
 	server, err := api.New(api.Config{

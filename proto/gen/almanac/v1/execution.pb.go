@@ -72,8 +72,10 @@ type Execution struct {
 	Priority     int32  `protobuf:"varint,28,opt,name=priority,proto3" json:"priority,omitempty"`
 	// Labels that an executor must have to get it.
 	ExecutorSelector map[string]string `protobuf:"bytes,29,rep,name=executor_selector,json=executorSelector,proto3" json:"executor_selector,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Who was told how it ended; only in the answer for one execution.
+	Notifications []*Notification `protobuf:"bytes,30,rep,name=notifications,proto3" json:"notifications,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Execution) Reset() {
@@ -309,6 +311,93 @@ func (x *Execution) GetExecutorSelector() map[string]string {
 	return nil
 }
 
+func (x *Execution) GetNotifications() []*Notification {
+	if x != nil {
+		return x.Notifications
+	}
+	return nil
+}
+
+// Notification is an execution that tells somebody how another one ended.
+type Notification struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ExecutionId string                 `protobuf:"bytes,1,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
+	// succeeded, failed or recovered.
+	Event string `protobuf:"bytes,2,opt,name=event,proto3" json:"event,omitempty"`
+	// email_notification or channel_message.
+	TemplateType string `protobuf:"bytes,3,opt,name=template_type,json=templateType,proto3" json:"template_type,omitempty"`
+	// As of any execution.
+	Status        string                  `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`
+	Error         *wrapperspb.StringValue `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Notification) Reset() {
+	*x = Notification{}
+	mi := &file_almanac_v1_execution_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Notification) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Notification) ProtoMessage() {}
+
+func (x *Notification) ProtoReflect() protoreflect.Message {
+	mi := &file_almanac_v1_execution_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Notification.ProtoReflect.Descriptor instead.
+func (*Notification) Descriptor() ([]byte, []int) {
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Notification) GetExecutionId() string {
+	if x != nil {
+		return x.ExecutionId
+	}
+	return ""
+}
+
+func (x *Notification) GetEvent() string {
+	if x != nil {
+		return x.Event
+	}
+	return ""
+}
+
+func (x *Notification) GetTemplateType() string {
+	if x != nil {
+		return x.TemplateType
+	}
+	return ""
+}
+
+func (x *Notification) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *Notification) GetError() *wrapperspb.StringValue {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 // Attempt is one try at an execution.
 type Attempt struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -327,7 +416,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[1]
+	mi := &file_almanac_v1_execution_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -339,7 +428,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[1]
+	mi := &file_almanac_v1_execution_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -352,7 +441,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{1}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Attempt) GetNumber() int32 {
@@ -424,7 +513,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[2]
+	mi := &file_almanac_v1_execution_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +525,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[2]
+	mi := &file_almanac_v1_execution_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +538,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{2}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Progress) GetDone() float64 {
@@ -486,7 +575,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[3]
+	mi := &file_almanac_v1_execution_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +587,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[3]
+	mi := &file_almanac_v1_execution_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +600,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{3}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LogLine) GetTimestamp() *timestamppb.Timestamp {
@@ -551,7 +640,7 @@ type ListExecutionsRequest struct {
 
 func (x *ListExecutionsRequest) Reset() {
 	*x = ListExecutionsRequest{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[4]
+	mi := &file_almanac_v1_execution_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -563,7 +652,7 @@ func (x *ListExecutionsRequest) String() string {
 func (*ListExecutionsRequest) ProtoMessage() {}
 
 func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[4]
+	mi := &file_almanac_v1_execution_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -576,7 +665,7 @@ func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsRequest.ProtoReflect.Descriptor instead.
 func (*ListExecutionsRequest) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{4}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListExecutionsRequest) GetId() string {
@@ -617,7 +706,7 @@ type ListExecutionsResponse struct {
 
 func (x *ListExecutionsResponse) Reset() {
 	*x = ListExecutionsResponse{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[5]
+	mi := &file_almanac_v1_execution_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +718,7 @@ func (x *ListExecutionsResponse) String() string {
 func (*ListExecutionsResponse) ProtoMessage() {}
 
 func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[5]
+	mi := &file_almanac_v1_execution_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,7 +731,7 @@ func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsResponse.ProtoReflect.Descriptor instead.
 func (*ListExecutionsResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{5}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListExecutionsResponse) GetExecutions() []*Execution {
@@ -668,7 +757,7 @@ type GetExecutionRequest struct {
 
 func (x *GetExecutionRequest) Reset() {
 	*x = GetExecutionRequest{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[6]
+	mi := &file_almanac_v1_execution_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +769,7 @@ func (x *GetExecutionRequest) String() string {
 func (*GetExecutionRequest) ProtoMessage() {}
 
 func (x *GetExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[6]
+	mi := &file_almanac_v1_execution_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +782,7 @@ func (x *GetExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExecutionRequest.ProtoReflect.Descriptor instead.
 func (*GetExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{6}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetExecutionRequest) GetExecutionId() string {
@@ -713,7 +802,7 @@ type GetExecutionResponse struct {
 
 func (x *GetExecutionResponse) Reset() {
 	*x = GetExecutionResponse{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[7]
+	mi := &file_almanac_v1_execution_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -725,7 +814,7 @@ func (x *GetExecutionResponse) String() string {
 func (*GetExecutionResponse) ProtoMessage() {}
 
 func (x *GetExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[7]
+	mi := &file_almanac_v1_execution_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -738,7 +827,7 @@ func (x *GetExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExecutionResponse.ProtoReflect.Descriptor instead.
 func (*GetExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{7}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetExecutionResponse) GetExecution() *Execution {
@@ -768,7 +857,7 @@ type ListLogsRequest struct {
 
 func (x *ListLogsRequest) Reset() {
 	*x = ListLogsRequest{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[8]
+	mi := &file_almanac_v1_execution_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -780,7 +869,7 @@ func (x *ListLogsRequest) String() string {
 func (*ListLogsRequest) ProtoMessage() {}
 
 func (x *ListLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[8]
+	mi := &file_almanac_v1_execution_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -793,7 +882,7 @@ func (x *ListLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLogsRequest.ProtoReflect.Descriptor instead.
 func (*ListLogsRequest) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{8}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListLogsRequest) GetExecutionId() string {
@@ -827,7 +916,7 @@ type ListLogsResponse struct {
 
 func (x *ListLogsResponse) Reset() {
 	*x = ListLogsResponse{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[9]
+	mi := &file_almanac_v1_execution_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +928,7 @@ func (x *ListLogsResponse) String() string {
 func (*ListLogsResponse) ProtoMessage() {}
 
 func (x *ListLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[9]
+	mi := &file_almanac_v1_execution_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +941,7 @@ func (x *ListLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLogsResponse.ProtoReflect.Descriptor instead.
 func (*ListLogsResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{9}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListLogsResponse) GetLogs() []*LogLine {
@@ -879,7 +968,7 @@ type CancelExecutionRequest struct {
 
 func (x *CancelExecutionRequest) Reset() {
 	*x = CancelExecutionRequest{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[10]
+	mi := &file_almanac_v1_execution_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +980,7 @@ func (x *CancelExecutionRequest) String() string {
 func (*CancelExecutionRequest) ProtoMessage() {}
 
 func (x *CancelExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[10]
+	mi := &file_almanac_v1_execution_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +993,7 @@ func (x *CancelExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelExecutionRequest.ProtoReflect.Descriptor instead.
 func (*CancelExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{10}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CancelExecutionRequest) GetExecutionId() string {
@@ -931,7 +1020,7 @@ type CancelExecutionResponse struct {
 
 func (x *CancelExecutionResponse) Reset() {
 	*x = CancelExecutionResponse{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[11]
+	mi := &file_almanac_v1_execution_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1032,7 @@ func (x *CancelExecutionResponse) String() string {
 func (*CancelExecutionResponse) ProtoMessage() {}
 
 func (x *CancelExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[11]
+	mi := &file_almanac_v1_execution_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1045,7 @@ func (x *CancelExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelExecutionResponse.ProtoReflect.Descriptor instead.
 func (*CancelExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{11}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CancelExecutionResponse) GetExecution() *Execution {
@@ -986,7 +1075,7 @@ type ResolveExecutionRequest struct {
 
 func (x *ResolveExecutionRequest) Reset() {
 	*x = ResolveExecutionRequest{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[12]
+	mi := &file_almanac_v1_execution_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1087,7 @@ func (x *ResolveExecutionRequest) String() string {
 func (*ResolveExecutionRequest) ProtoMessage() {}
 
 func (x *ResolveExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[12]
+	mi := &file_almanac_v1_execution_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1100,7 @@ func (x *ResolveExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveExecutionRequest.ProtoReflect.Descriptor instead.
 func (*ResolveExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{12}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ResolveExecutionRequest) GetExecutionId() string {
@@ -1045,7 +1134,7 @@ type ResolveExecutionResponse struct {
 
 func (x *ResolveExecutionResponse) Reset() {
 	*x = ResolveExecutionResponse{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[13]
+	mi := &file_almanac_v1_execution_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1146,7 @@ func (x *ResolveExecutionResponse) String() string {
 func (*ResolveExecutionResponse) ProtoMessage() {}
 
 func (x *ResolveExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[13]
+	mi := &file_almanac_v1_execution_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1159,7 @@ func (x *ResolveExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveExecutionResponse.ProtoReflect.Descriptor instead.
 func (*ResolveExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{13}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResolveExecutionResponse) GetExecution() *Execution {
@@ -1092,7 +1181,7 @@ var File_almanac_v1_execution_proto protoreflect.FileDescriptor
 const file_almanac_v1_execution_proto_rawDesc = "" +
 	"\n" +
 	"\x1aalmanac/v1/execution.proto\x12\n" +
-	"almanac.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xfd\v\n" +
+	"almanac.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xbd\f\n" +
 	"\tExecution\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\tR\x05jobId\x12\x19\n" +
@@ -1129,10 +1218,17 @@ const file_almanac_v1_execution_proto_rawDesc = "" +
 	"\bprogress\x18\x1a \x01(\v2\x14.almanac.v1.ProgressR\bprogress\x12\"\n" +
 	"\forganisation\x18\x1b \x01(\tR\forganisation\x12\x1a\n" +
 	"\bpriority\x18\x1c \x01(\x05R\bpriority\x12X\n" +
-	"\x11executor_selector\x18\x1d \x03(\v2+.almanac.v1.Execution.ExecutorSelectorEntryR\x10executorSelector\x1aC\n" +
+	"\x11executor_selector\x18\x1d \x03(\v2+.almanac.v1.Execution.ExecutorSelectorEntryR\x10executorSelector\x12>\n" +
+	"\rnotifications\x18\x1e \x03(\v2\x18.almanac.v1.NotificationR\rnotifications\x1aC\n" +
 	"\x15ExecutorSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb2\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb8\x01\n" +
+	"\fNotification\x12!\n" +
+	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x14\n" +
+	"\x05event\x18\x02 \x01(\tR\x05event\x12#\n" +
+	"\rtemplate_type\x18\x03 \x01(\tR\ftemplateType\x12\x16\n" +
+	"\x06status\x18\x04 \x01(\tR\x06status\x122\n" +
+	"\x05error\x18\x05 \x01(\v2\x1c.google.protobuf.StringValueR\x05error\"\xb2\x03\n" +
 	"\aAttempt\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x129\n" +
@@ -1217,76 +1313,79 @@ func file_almanac_v1_execution_proto_rawDescGZIP() []byte {
 	return file_almanac_v1_execution_proto_rawDescData
 }
 
-var file_almanac_v1_execution_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_almanac_v1_execution_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_almanac_v1_execution_proto_goTypes = []any{
 	(*Execution)(nil),                // 0: almanac.v1.Execution
-	(*Attempt)(nil),                  // 1: almanac.v1.Attempt
-	(*Progress)(nil),                 // 2: almanac.v1.Progress
-	(*LogLine)(nil),                  // 3: almanac.v1.LogLine
-	(*ListExecutionsRequest)(nil),    // 4: almanac.v1.ListExecutionsRequest
-	(*ListExecutionsResponse)(nil),   // 5: almanac.v1.ListExecutionsResponse
-	(*GetExecutionRequest)(nil),      // 6: almanac.v1.GetExecutionRequest
-	(*GetExecutionResponse)(nil),     // 7: almanac.v1.GetExecutionResponse
-	(*ListLogsRequest)(nil),          // 8: almanac.v1.ListLogsRequest
-	(*ListLogsResponse)(nil),         // 9: almanac.v1.ListLogsResponse
-	(*CancelExecutionRequest)(nil),   // 10: almanac.v1.CancelExecutionRequest
-	(*CancelExecutionResponse)(nil),  // 11: almanac.v1.CancelExecutionResponse
-	(*ResolveExecutionRequest)(nil),  // 12: almanac.v1.ResolveExecutionRequest
-	(*ResolveExecutionResponse)(nil), // 13: almanac.v1.ResolveExecutionResponse
-	nil,                              // 14: almanac.v1.Execution.ExecutorSelectorEntry
-	(*timestamppb.Timestamp)(nil),    // 15: google.protobuf.Timestamp
-	(*wrapperspb.DoubleValue)(nil),   // 16: google.protobuf.DoubleValue
-	(*structpb.Struct)(nil),          // 17: google.protobuf.Struct
-	(*wrapperspb.StringValue)(nil),   // 18: google.protobuf.StringValue
-	(*wrapperspb.Int32Value)(nil),    // 19: google.protobuf.Int32Value
+	(*Notification)(nil),             // 1: almanac.v1.Notification
+	(*Attempt)(nil),                  // 2: almanac.v1.Attempt
+	(*Progress)(nil),                 // 3: almanac.v1.Progress
+	(*LogLine)(nil),                  // 4: almanac.v1.LogLine
+	(*ListExecutionsRequest)(nil),    // 5: almanac.v1.ListExecutionsRequest
+	(*ListExecutionsResponse)(nil),   // 6: almanac.v1.ListExecutionsResponse
+	(*GetExecutionRequest)(nil),      // 7: almanac.v1.GetExecutionRequest
+	(*GetExecutionResponse)(nil),     // 8: almanac.v1.GetExecutionResponse
+	(*ListLogsRequest)(nil),          // 9: almanac.v1.ListLogsRequest
+	(*ListLogsResponse)(nil),         // 10: almanac.v1.ListLogsResponse
+	(*CancelExecutionRequest)(nil),   // 11: almanac.v1.CancelExecutionRequest
+	(*CancelExecutionResponse)(nil),  // 12: almanac.v1.CancelExecutionResponse
+	(*ResolveExecutionRequest)(nil),  // 13: almanac.v1.ResolveExecutionRequest
+	(*ResolveExecutionResponse)(nil), // 14: almanac.v1.ResolveExecutionResponse
+	nil,                              // 15: almanac.v1.Execution.ExecutorSelectorEntry
+	(*timestamppb.Timestamp)(nil),    // 16: google.protobuf.Timestamp
+	(*wrapperspb.DoubleValue)(nil),   // 17: google.protobuf.DoubleValue
+	(*structpb.Struct)(nil),          // 18: google.protobuf.Struct
+	(*wrapperspb.StringValue)(nil),   // 19: google.protobuf.StringValue
+	(*wrapperspb.Int32Value)(nil),    // 20: google.protobuf.Int32Value
 }
 var file_almanac_v1_execution_proto_depIdxs = []int32{
-	15, // 0: almanac.v1.Execution.scheduled_for:type_name -> google.protobuf.Timestamp
-	15, // 1: almanac.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	15, // 2: almanac.v1.Execution.completed_at:type_name -> google.protobuf.Timestamp
-	16, // 3: almanac.v1.Execution.duration_seconds:type_name -> google.protobuf.DoubleValue
-	17, // 4: almanac.v1.Execution.result:type_name -> google.protobuf.Struct
-	18, // 5: almanac.v1.Execution.error:type_name -> google.protobuf.StringValue
-	18, // 6: almanac.v1.Execution.error_code:type_name -> google.protobuf.StringValue
-	1,  // 7: almanac.v1.Execution.attempts:type_name -> almanac.v1.Attempt
-	18, // 8: almanac.v1.Execution.triggered_by_user:type_name -> google.protobuf.StringValue
-	18, // 9: almanac.v1.Execution.execution_host:type_name -> google.protobuf.StringValue
-	17, // 10: almanac.v1.Execution.parameters:type_name -> google.protobuf.Struct
-	18, // 11: almanac.v1.Execution.reason:type_name -> google.protobuf.StringValue
-	15, // 12: almanac.v1.Execution.missed_from:type_name -> google.protobuf.Timestamp
-	15, // 13: almanac.v1.Execution.missed_until:type_name -> google.protobuf.Timestamp
-	19, // 14: almanac.v1.Execution.missed_count:type_name -> google.protobuf.Int32Value
-	15, // 15: almanac.v1.Execution.next_attempt_at:type_name -> google.protobuf.Timestamp
-	2,  // 16: almanac.v1.Execution.progress:type_name -> almanac.v1.Progress
-	14, // 17: almanac.v1.Execution.executor_selector:type_name -> almanac.v1.Execution.ExecutorSelectorEntry
-	15, // 18: almanac.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
-	15, // 19: almanac.v1.Attempt.completed_at:type_name -> google.protobuf.Timestamp
-	16, // 20: almanac.v1.Attempt.duration_seconds:type_name -> google.protobuf.DoubleValue
-	18, // 21: almanac.v1.Attempt.error:type_name -> google.protobuf.StringValue
-	18, // 22: almanac.v1.Attempt.error_code:type_name -> google.protobuf.StringValue
-	18, // 23: almanac.v1.Attempt.execution_host:type_name -> google.protobuf.StringValue
-	15, // 24: almanac.v1.LogLine.timestamp:type_name -> google.protobuf.Timestamp
-	0,  // 25: almanac.v1.ListExecutionsResponse.executions:type_name -> almanac.v1.Execution
-	0,  // 26: almanac.v1.GetExecutionResponse.execution:type_name -> almanac.v1.Execution
-	3,  // 27: almanac.v1.GetExecutionResponse.logs:type_name -> almanac.v1.LogLine
-	3,  // 28: almanac.v1.ListLogsResponse.logs:type_name -> almanac.v1.LogLine
-	0,  // 29: almanac.v1.CancelExecutionResponse.execution:type_name -> almanac.v1.Execution
-	0,  // 30: almanac.v1.ResolveExecutionResponse.execution:type_name -> almanac.v1.Execution
-	4,  // 31: almanac.v1.ExecutionService.ListExecutions:input_type -> almanac.v1.ListExecutionsRequest
-	6,  // 32: almanac.v1.ExecutionService.GetExecution:input_type -> almanac.v1.GetExecutionRequest
-	8,  // 33: almanac.v1.ExecutionService.ListLogs:input_type -> almanac.v1.ListLogsRequest
-	10, // 34: almanac.v1.ExecutionService.CancelExecution:input_type -> almanac.v1.CancelExecutionRequest
-	12, // 35: almanac.v1.ExecutionService.ResolveExecution:input_type -> almanac.v1.ResolveExecutionRequest
-	5,  // 36: almanac.v1.ExecutionService.ListExecutions:output_type -> almanac.v1.ListExecutionsResponse
-	7,  // 37: almanac.v1.ExecutionService.GetExecution:output_type -> almanac.v1.GetExecutionResponse
-	9,  // 38: almanac.v1.ExecutionService.ListLogs:output_type -> almanac.v1.ListLogsResponse
-	11, // 39: almanac.v1.ExecutionService.CancelExecution:output_type -> almanac.v1.CancelExecutionResponse
-	13, // 40: almanac.v1.ExecutionService.ResolveExecution:output_type -> almanac.v1.ResolveExecutionResponse
-	36, // [36:41] is the sub-list for method output_type
-	31, // [31:36] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	16, // 0: almanac.v1.Execution.scheduled_for:type_name -> google.protobuf.Timestamp
+	16, // 1: almanac.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	16, // 2: almanac.v1.Execution.completed_at:type_name -> google.protobuf.Timestamp
+	17, // 3: almanac.v1.Execution.duration_seconds:type_name -> google.protobuf.DoubleValue
+	18, // 4: almanac.v1.Execution.result:type_name -> google.protobuf.Struct
+	19, // 5: almanac.v1.Execution.error:type_name -> google.protobuf.StringValue
+	19, // 6: almanac.v1.Execution.error_code:type_name -> google.protobuf.StringValue
+	2,  // 7: almanac.v1.Execution.attempts:type_name -> almanac.v1.Attempt
+	19, // 8: almanac.v1.Execution.triggered_by_user:type_name -> google.protobuf.StringValue
+	19, // 9: almanac.v1.Execution.execution_host:type_name -> google.protobuf.StringValue
+	18, // 10: almanac.v1.Execution.parameters:type_name -> google.protobuf.Struct
+	19, // 11: almanac.v1.Execution.reason:type_name -> google.protobuf.StringValue
+	16, // 12: almanac.v1.Execution.missed_from:type_name -> google.protobuf.Timestamp
+	16, // 13: almanac.v1.Execution.missed_until:type_name -> google.protobuf.Timestamp
+	20, // 14: almanac.v1.Execution.missed_count:type_name -> google.protobuf.Int32Value
+	16, // 15: almanac.v1.Execution.next_attempt_at:type_name -> google.protobuf.Timestamp
+	3,  // 16: almanac.v1.Execution.progress:type_name -> almanac.v1.Progress
+	15, // 17: almanac.v1.Execution.executor_selector:type_name -> almanac.v1.Execution.ExecutorSelectorEntry
+	1,  // 18: almanac.v1.Execution.notifications:type_name -> almanac.v1.Notification
+	19, // 19: almanac.v1.Notification.error:type_name -> google.protobuf.StringValue
+	16, // 20: almanac.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
+	16, // 21: almanac.v1.Attempt.completed_at:type_name -> google.protobuf.Timestamp
+	17, // 22: almanac.v1.Attempt.duration_seconds:type_name -> google.protobuf.DoubleValue
+	19, // 23: almanac.v1.Attempt.error:type_name -> google.protobuf.StringValue
+	19, // 24: almanac.v1.Attempt.error_code:type_name -> google.protobuf.StringValue
+	19, // 25: almanac.v1.Attempt.execution_host:type_name -> google.protobuf.StringValue
+	16, // 26: almanac.v1.LogLine.timestamp:type_name -> google.protobuf.Timestamp
+	0,  // 27: almanac.v1.ListExecutionsResponse.executions:type_name -> almanac.v1.Execution
+	0,  // 28: almanac.v1.GetExecutionResponse.execution:type_name -> almanac.v1.Execution
+	4,  // 29: almanac.v1.GetExecutionResponse.logs:type_name -> almanac.v1.LogLine
+	4,  // 30: almanac.v1.ListLogsResponse.logs:type_name -> almanac.v1.LogLine
+	0,  // 31: almanac.v1.CancelExecutionResponse.execution:type_name -> almanac.v1.Execution
+	0,  // 32: almanac.v1.ResolveExecutionResponse.execution:type_name -> almanac.v1.Execution
+	5,  // 33: almanac.v1.ExecutionService.ListExecutions:input_type -> almanac.v1.ListExecutionsRequest
+	7,  // 34: almanac.v1.ExecutionService.GetExecution:input_type -> almanac.v1.GetExecutionRequest
+	9,  // 35: almanac.v1.ExecutionService.ListLogs:input_type -> almanac.v1.ListLogsRequest
+	11, // 36: almanac.v1.ExecutionService.CancelExecution:input_type -> almanac.v1.CancelExecutionRequest
+	13, // 37: almanac.v1.ExecutionService.ResolveExecution:input_type -> almanac.v1.ResolveExecutionRequest
+	6,  // 38: almanac.v1.ExecutionService.ListExecutions:output_type -> almanac.v1.ListExecutionsResponse
+	8,  // 39: almanac.v1.ExecutionService.GetExecution:output_type -> almanac.v1.GetExecutionResponse
+	10, // 40: almanac.v1.ExecutionService.ListLogs:output_type -> almanac.v1.ListLogsResponse
+	12, // 41: almanac.v1.ExecutionService.CancelExecution:output_type -> almanac.v1.CancelExecutionResponse
+	14, // 42: almanac.v1.ExecutionService.ResolveExecution:output_type -> almanac.v1.ResolveExecutionResponse
+	38, // [38:43] is the sub-list for method output_type
+	33, // [33:38] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_almanac_v1_execution_proto_init() }
@@ -1294,15 +1393,15 @@ func file_almanac_v1_execution_proto_init() {
 	if File_almanac_v1_execution_proto != nil {
 		return
 	}
-	file_almanac_v1_execution_proto_msgTypes[4].OneofWrappers = []any{}
-	file_almanac_v1_execution_proto_msgTypes[8].OneofWrappers = []any{}
+	file_almanac_v1_execution_proto_msgTypes[5].OneofWrappers = []any{}
+	file_almanac_v1_execution_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_almanac_v1_execution_proto_rawDesc), len(file_almanac_v1_execution_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

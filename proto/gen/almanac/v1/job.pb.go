@@ -246,12 +246,14 @@ func (x *RetryPolicy) GetRetryDelaySeconds() int32 {
 	return 0
 }
 
-// Notifications names who is told how a run ended.
+// Notifications names who is told how a run ended: mail addresses, and channels
+// that executors have a webhook for, as channel:name.
 type Notifications struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Mail addresses told of a success.
+	// Told of each success.
 	OnSuccess []string `protobuf:"bytes,1,rep,name=on_success,json=onSuccess,proto3" json:"on_success,omitempty"`
-	// Mail addresses told of the last failed attempt.
+	// Told when the last attempt failed or timed out, when nobody knows how a run
+	// ended, and of the first success afterwards.
 	OnFailure     []string `protobuf:"bytes,2,rep,name=on_failure,json=onFailure,proto3" json:"on_failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1397,12 +1399,14 @@ const file_almanac_v1_job_proto_rawDesc = "" +
 	"maxRetries\x88\x01\x01\x12@\n" +
 	"\x13retry_delay_seconds\x18\x02 \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\xf5$(\x00H\x01R\x11retryDelaySeconds\x88\x01\x01B\x0e\n" +
 	"\f_max_retriesB\x16\n" +
-	"\x14_retry_delay_seconds\"m\n" +
-	"\rNotifications\x12-\n" +
+	"\x14_retry_delay_seconds\"\xdb\x03\n" +
+	"\rNotifications\x12\xe3\x01\n" +
 	"\n" +
-	"on_success\x18\x01 \x03(\tB\x0e\xbaH\v\x92\x01\b\x10d\"\x04r\x02`\x01R\tonSuccess\x12-\n" +
+	"on_success\x18\x01 \x03(\tB\xc3\x01\xbaH\xbf\x01\x92\x01\xbb\x01\x10d\"\xb6\x01\xba\x01\xb2\x01\n" +
+	"\x10notifications.to\x124must be a mail address, or a channel as channel:name\x1ahthis.startsWith('channel:') ? this.matches('^channel:[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$') : this.isEmail()R\tonSuccess\x12\xe3\x01\n" +
 	"\n" +
-	"on_failure\x18\x02 \x03(\tB\x0e\xbaH\v\x92\x01\b\x10d\"\x04r\x02`\x01R\tonFailure\"\xa5\n" +
+	"on_failure\x18\x02 \x03(\tB\xc3\x01\xbaH\xbf\x01\x92\x01\xbb\x01\x10d\"\xb6\x01\xba\x01\xb2\x01\n" +
+	"\x10notifications.to\x124must be a mail address, or a channel as channel:name\x1ahthis.startsWith('channel:') ? this.matches('^channel:[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$') : this.isEmail()R\tonFailure\"\xa5\n" +
 	"\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +

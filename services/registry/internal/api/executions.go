@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	almanacv1 "github.com/almanac-scheduler/almanac/proto/gen/almanac/v1"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/dispatch"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
 )
@@ -60,11 +62,36 @@ func (s *executionService) GetExecution(ctx context.Context, req *almanacv1.GetE
 	if err != nil {
 		return nil, err
 	}
+	if m.Notifications, err = s.notifications(ctx, e); err != nil {
+		return nil, err
+	}
 	lines, _, err := s.Store.Logs(ctx, req.ExecutionId, 0, firstLogs)
 	if err != nil {
 		return nil, fmt.Errorf("read the log: %w", err)
 	}
 	return &almanacv1.GetExecutionResponse{Execution: m, Logs: logLines(lines)}, nil
+}
+
+// notifications are those that the execution's end called for.
+func (s *executionService) notifications(ctx context.Context, e *job.Execution) ([]*almanacv1.Notification, error) {
+	ids := dispatch.NotificationIDs(e)
+	if len(ids) == 0 || !e.Status.Ended() {
+		return nil, nil
+	}
+	found, err := s.Store.Find(ctx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("find the notifications: %w", err)
+	}
+	slices.SortFunc(found, func(a, b *job.Execution) int {
+		return slices.Index(ids, a.ID) - slices.Index(ids, b.ID)
+	})
+	var out []*almanacv1.Notification
+	for _, n := range found {
+		out = append(out, &almanacv1.Notification{
+			ExecutionId: n.ID, Event: dispatch.NotificationEvent(n.Key), TemplateType: n.Frozen.TemplateType, Status: string(n.Status), Error: text(n.Error),
+		})
+	}
+	return out, nil
 }
 
 // ListLogs implements the RPC of that name.

@@ -396,7 +396,7 @@ func TestRun(t *testing.T) {
 		"error_code": nil, "attempts": []any{}, "triggered_by": "manual", "triggered_by_user": "a_super_admin", "execution_host": nil,
 		"isolation": []any{}, "parameters": map[string]any{"message": "other", "duration_seconds": 1.0}, "job_version": 1.0,
 		"cancel_requested": false, "reason": nil, "organisation": "shop", "priority": 7.0, "executor_selector": map[string]any{"disk": "ssd", "zone": "eu"}, "missed_from": nil, "missed_until": nil, "missed_count": nil,
-		"next_attempt_at": "2026-11-23T12:00:00Z", "progress": nil,
+		"next_attempt_at": "2026-11-23T12:00:00Z", "progress": nil, "notifications": []any{},
 	}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("execution\n%v\nwant\n%v", got, want)

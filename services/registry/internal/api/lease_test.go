@@ -107,7 +107,7 @@ func TestLeaseStream(t *testing.T) {
 	stream := lease(t, r, &almanacv1.LeaseRequest{
 		Hello: &almanacv1.Hello{
 			Session: "s", Stream: "3", Host: "server-01", Version: "v1", Slots: 4, Labels: map[string]string{"zone": "a"},
-			Holdings: &almanacv1.Holdings{OpenStreams: []string{"3"}, LastStream: 3, Elsewhere: []*almanacv1.Lease{{ExecutionId: "o", Token: 8}}},
+			Holdings:  &almanacv1.Holdings{OpenStreams: []string{"3"}, LastStream: 3, Elsewhere: []*almanacv1.Lease{{ExecutionId: "o", Token: 8}}},
 			Templates: []*almanacv1.TemplateAnnouncement{announcement("noop"), announcement("Bad Name")},
 			Held:      []*almanacv1.Lease{{ExecutionId: "e", Token: 3}},
 		},
@@ -152,7 +152,7 @@ func TestLeaseStream(t *testing.T) {
 			LastNumber: 9, Held: []*almanacv1.Lease{{ExecutionId: "j", Token: 6}}, Running: 2, Stopping: true, ReportOnly: true,
 			Holdings: &almanacv1.Holdings{OpenStreams: []string{"3"}, LastStream: 3, Elsewhere: []*almanacv1.Lease{{ExecutionId: "o", Token: 8}}},
 		},
-		Draining:   true,
+		Draining: true,
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestLeaseStream(t *testing.T) {
 			LastNumber: 9, Held: []dispatch.Holding{hold("j", 6)}, Running: 2, Stopping: true, ReportOnly: true,
 			Holdings: dispatch.Holdings{OpenStreams: []string{"3"}, LastStream: 3, Elsewhere: []dispatch.Holding{hold("o", 8)}},
 		},
-		Draining:   true,
+		Draining: true,
 	}
 	if in := <-p.in; !reflect.DeepEqual(in, wantIn) {
 		t.Errorf("inbound\n%+v\nwant\n%+v", in, wantIn)

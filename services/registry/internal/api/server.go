@@ -54,6 +54,7 @@ type Store interface {
 	Sessions(ctx context.Context) ([]store.Session, error)
 	DrainSession(ctx context.Context, id string, drain bool, a *store.Audit) (store.Session, error)
 	Replicas(ctx context.Context) ([]store.Replica, error)
+	Find(ctx context.Context, ids []string) ([]*job.Execution, error)
 	Ready(ctx context.Context) error
 }
 

@@ -19,7 +19,7 @@ type Policy struct {
 	// MaxConcurrency is how many runs of a template there may be at once, 0 for
 	// any number. Safe for concurrent use.
 	MaxConcurrency func(templateType string) int
-	// PublicURL is where people reach the console, for links; empty for none.
+	// PublicURL is where people reach the registry, for links; empty for none.
 	PublicURL string
 }
 

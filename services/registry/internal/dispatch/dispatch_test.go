@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,12 +12,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/almanac-scheduler/almanac/pkg/schedule"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
-	"github.com/almanac-scheduler/almanac/services/registry/internal/store/sqlitestore"
 )
 
 // rig is a running dispatcher on a real store, under fake time. Several may share
@@ -77,61 +73,6 @@ func (f *failing) Do(ctx context.Context, now time.Time, ops []store.Op) []store
 func dispatching(t *testing.T, test func(t *testing.T, r *rig)) {
 	t.Helper()
 	fleet(t, 1, func(t *testing.T, rigs []*rig) { test(t, rigs[0]) })
-}
-
-// fleet runs n dispatchers on one store.
-func fleet(t *testing.T, n int, test func(t *testing.T, rigs []*rig)) {
-	t.Helper()
-	folder := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		st, err := sqlitestore.Open(t.Context(), folder, sqlitestore.Options{Log: zap.NewNop()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := st.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		rigs := make([]*rig, n)
-		streams := map[string]int{}
-		for i := range rigs {
-			cfg := Config{Policy: simPolicy, SessionTTL: simTTL, Now: time.Now, Log: zap.NewNop()}
-			if n > 1 {
-				cfg.Replica = store.Replica{ID: fmt.Sprintf("registry-%d", i), Name: "test"}
-			}
-			r := &rig{t: t, store: st, silences: map[*Stream]func(){}, streams: streams}
-			rigs[i] = r
-			r.d = New(&failing{Store: st, rig: r}, cfg)
-			ctx, cancel := context.WithCancel(context.Background())
-			ended := make(chan error, 1)
-			if err := r.d.Ready(); !errors.Is(err, job.ErrUnavailable) {
-				t.Errorf("ready before it runs: %v", err)
-			}
-			r.beats.Go(func() { ended <- r.d.Run(ctx) })
-			r.stop = func() error {
-				cancel()
-				return <-ended
-			}
-			t.Cleanup(func() {
-				cancel()
-				for _, silence := range r.silences {
-					silence()
-				}
-				r.beats.Wait()
-			})
-		}
-		time.Sleep(time.Millisecond)
-		if n > 1 {
-			time.Sleep(4 * time.Second) // they get to know each other
-		}
-		for _, r := range rigs {
-			if err := r.d.Ready(); err != nil {
-				t.Errorf("not ready: %v", err)
-			}
-		}
-		test(t, rigs)
-	})
 }
 
 func (r *rig) create(change func(j *job.Job)) *job.Job {
@@ -210,6 +151,7 @@ func (r *rig) next(st *Stream, wanted func(*Outbound) bool) *Outbound {
 
 func (r *rig) execution(id string) *job.Execution {
 	r.t.Helper()
+	synctest.Wait()
 	e, err := r.store.Execution(r.t.Context(), id)
 	if err != nil {
 		r.t.Fatal(err)

@@ -2,15 +2,75 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/almanac-scheduler/almanac/pkg/schedule"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/store/sqlitestore"
 )
+
+// fleet runs n dispatchers on one store.
+func fleet(t *testing.T, n int, test func(t *testing.T, rigs []*rig)) {
+	t.Helper()
+	folder := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		st, err := sqlitestore.Open(t.Context(), folder, sqlitestore.Options{Log: zap.NewNop()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := st.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		rigs := make([]*rig, n)
+		streams := map[string]int{}
+		for i := range rigs {
+			cfg := Config{Policy: simPolicy, SessionTTL: simTTL, Now: time.Now, Log: zap.NewNop()}
+			if n > 1 {
+				cfg.Replica = store.Replica{ID: fmt.Sprintf("registry-%d", i), Name: "test"}
+			}
+			r := &rig{t: t, store: st, silences: map[*Stream]func(){}, streams: streams}
+			rigs[i] = r
+			r.d = New(&failing{Store: st, rig: r}, cfg)
+			ctx, cancel := context.WithCancel(context.Background())
+			ended := make(chan error, 1)
+			if err := r.d.Ready(); !errors.Is(err, job.ErrUnavailable) {
+				t.Errorf("ready before it runs: %v", err)
+			}
+			r.beats.Go(func() { ended <- r.d.Run(ctx) })
+			r.stop = func() error {
+				cancel()
+				return <-ended
+			}
+			t.Cleanup(func() {
+				cancel()
+				for _, silence := range r.silences {
+					silence()
+				}
+				r.beats.Wait()
+			})
+		}
+		time.Sleep(time.Millisecond)
+		if n > 1 {
+			time.Sleep(4 * time.Second) // they get to know each other
+		}
+		for _, r := range rigs {
+			if err := r.d.Ready(); err != nil {
+				t.Errorf("not ready: %v", err)
+			}
+		}
+		test(t, rigs)
+	})
+}
 
 // manual makes a job that only people start, any number of times at once.
 func (r *rig) manual(change func(j *job.Job)) *job.Job {
@@ -370,7 +430,12 @@ func TestTakeOver(t *testing.T) {
 func TestCancelAtAnotherRegistry(t *testing.T) {
 	fleet(t, 2, func(t *testing.T, rigs []*rig) {
 		streams := openAt(rigs, "a", 4)
-		e := rigs[0].accept(rigs[0].manual(func(*job.Job) {}), "one")
+		first := shareOf("registry-0", []string{"registry-0", "registry-1"})
+		e := rigs[0].accept(rigs[0].manual(func(j *job.Job) {
+			for !first.Has(j.ID) {
+				j.ID = job.NewID("job_")
+			}
+		}), "one")
 		a := rigs[0].assignment(streams[0])
 		h := Holding{a.ID, a.Token}
 		rigs[0].send(streams[0], &Inbound{Started: []Started{{Holding: h, At: time.Now()}}})
@@ -384,7 +449,8 @@ func TestCancelAtAnotherRegistry(t *testing.T) {
 		if out.Cancel[0] != h {
 			t.Errorf("told to cancel %v", out.Cancel)
 		}
-		// The word of it may get lost with its registry: the settling repeats it.
+		// The word of it may get lost with its registry: the one that looks after the
+		// job repeats it when it settles.
 		out = rigs[0].next(streams[0], func(o *Outbound) bool { return len(o.Cancel) > 0 })
 		if out.Cancel[0] != h {
 			t.Errorf("told to cancel %v", out.Cancel)

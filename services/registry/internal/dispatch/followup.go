@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/almanac-scheduler/almanac/pkg/schedule"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 )
 
@@ -59,6 +60,18 @@ func told(n *job.Notifications, event string) []string {
 		return n.OnFailure
 	default:
 		return slices.DeleteFunc(slices.Clone(n.OnFailure), func(to string) bool { return slices.Contains(n.OnSuccess, to) })
+	}
+}
+
+// NotificationsJob is the job that all notifications belong to, as it is created
+// once in each store.
+func NotificationsJob(now time.Time) *job.Job {
+	now = now.UTC().Truncate(time.Millisecond)
+	return &job.Job{
+		ID: job.NotificationsID, Name: "Notifications", Description: "Tells people how runs ended", TemplateType: mailTemplate,
+		Parameters: json.RawMessage(`{}`), Schedule: schedule.Spec{Type: schedule.Manual}, Timeout: notifyTimeout,
+		Missed: job.MissedRunOnce, Overlap: job.OverlapAllow, Organisation: job.DefaultOrganisation,
+		CreatedAt: now, UpdatedAt: now, Version: 1, Deleted: true,
 	}
 }
 
@@ -136,6 +149,15 @@ func notificationKey(parent, event string, ordinal int) string {
 	return parent + "." + event + "." + strconv.Itoa(ordinal)
 }
 
+// NotificationEvent is what a notification with that key is about.
+func NotificationEvent(key string) string {
+	parts := strings.Split(key, ".")
+	if len(parts) < 3 {
+		return ""
+	}
+	return parts[len(parts)-2]
+}
+
 // NotificationIDs are the ids of the notifications that the execution may have
 // called for.
 func NotificationIDs(e *job.Execution) []string {
@@ -170,12 +192,12 @@ func (p Policy) facts(e *job.Execution, event string, tail []job.LogLine) map[st
 	return data
 }
 
-// link is where a person finds the run, or nothing.
+// link is where the run is found, or nothing.
 func (p Policy) link(e *job.Execution) string {
 	if p.PublicURL == "" {
 		return ""
 	}
-	return strings.TrimSuffix(p.PublicURL, "/") + "/executions/" + e.ID
+	return strings.TrimSuffix(p.PublicURL, "/") + "/api/admin/job-executions/" + e.ID
 }
 
 func instant(t time.Time) string {

@@ -1149,10 +1149,7 @@ func simulate(t *testing.T, seed uint64, trace bool) {
 	if trace {
 		s.trace = &strings.Builder{}
 	}
-	system := &job.Job{
-		ID: job.NotificationsID, Name: "Notifications", Schedule: schedule.Spec{Type: schedule.Manual}, Deleted: true, CreatedAt: begin, UpdatedAt: begin, Version: 1,
-	}
-	if _, _, err := st.CreateJob(t.Context(), store.CreateJob{Job: system}); err != nil {
+	if _, _, err := st.CreateJob(t.Context(), store.CreateJob{Job: NotificationsJob(begin)}); err != nil {
 		t.Fatal(err)
 	}
 	for range 8 {
