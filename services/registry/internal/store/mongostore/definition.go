@@ -142,10 +142,14 @@ func optionalTime(d *bson.DateTime) *time.Time {
 }
 
 func toJob(j *job.Job) *definedJob {
-	return &definedJob{
+	d := &definedJob{
 		ID: j.ID, Definition: toDefinition(j), CreatedBy: j.CreatedBy, CreatedAt: date(j.CreatedAt), NextRunAt: maybeDate(j.NextRunAt),
 		Version: j.Version, Bucket: job.Bucket(j.ID), Counted: true,
 	}
+	if j.Deleted {
+		d.Definition.NameKey, d.Counted, d.DeletedAt = "", false, &d.CreatedAt
+	}
+	return d
 }
 
 // decode returns the job without its last run.

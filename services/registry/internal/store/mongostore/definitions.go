@@ -52,7 +52,7 @@ func (s *Store) CreateJob(ctx context.Context, c store.CreateJob) (stored *job.J
 					continue // it is there by now
 				}
 			}
-			if c.Limit > 0 {
+			if c.Limit > 0 && !c.Job.Deleted {
 				admitted, err := s.admit(ctx, c, try)
 				if err != nil {
 					return err
@@ -84,7 +84,7 @@ func (s *Store) CreateJob(ctx context.Context, c store.CreateJob) (stored *job.J
 func (s *Store) insertJob(ctx context.Context, c store.CreateJob) (fresh bool, err error) {
 	d := toJob(c.Job)
 	d.Fingerprint = c.Fingerprint
-	if c.Limit > 0 {
+	if c.Limit > 0 && !c.Job.Deleted {
 		d.Provisional, d.NextRunAt = &d.CreatedAt, nil
 	}
 	if c.Audit != nil {
@@ -342,7 +342,7 @@ func (s *Store) cancelWaiting(ctx context.Context, jobID string, now time.Time) 
 		to := e.CancelledUnstarted(now)
 		to.Reason = job.ReasonJobDeleted + ": the job was deleted while this run waited"
 		// One that is leased at this moment goes on.
-		if _, _, err := s.writeState(ctx, bson.D{{Key: "_id", Value: e.ID}, {Key: "status", Value: string(e.Status)}, {Key: "token", Value: e.Token}}, to, nil, 0); err != nil {
+		if _, _, err := s.writeState(ctx, bson.D{{Key: "_id", Value: e.ID}, {Key: "status", Value: string(e.Status)}, {Key: "token", Value: e.Token}}, to, nil, 0, nil); err != nil {
 			return err
 		}
 	}

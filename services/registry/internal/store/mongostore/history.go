@@ -251,7 +251,7 @@ func (s *Store) RequestCancel(ctx context.Context, c store.Cancel) (stands *job.
 				if c.Reason != "" {
 					to.Reason = c.Reason
 				}
-				matched, _, err = s.writeState(ctx, filter, to, c.Audit, d.Audits)
+				matched, _, err = s.writeState(ctx, filter, to, c.Audit, d.Audits, nil)
 			} else {
 				sets := bson.D{{Key: "cancel_requested", Value: true}}
 				if c.Reason != "" {

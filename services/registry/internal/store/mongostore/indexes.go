@@ -60,6 +60,8 @@ var indexes = []index{
 	{collection: executionsName, name: "held", keys: []string{"held"}, sparse: true},
 	// EditJob, DeleteJob and Mend: records whose fire may be half done.
 	{collection: executionsName, name: "unconfirmed", keys: []string{"unconfirmed.job_id"}, sparse: true},
+	// Mend: records with executions that follow them and may not be there.
+	{collection: executionsName, name: "owing", keys: []string{"owing"}, sparse: true},
 	// Executions: a page of a job's history, and its total.
 	{collection: executionsName, name: "history", keys: []string{"job_id", "-scheduled_for", "-_id"}},
 	// The same by status; what of a deleted job still waits.

@@ -57,6 +57,14 @@ func (s *Store) finish(ctx context.Context, now time.Time) error {
 		}
 	}
 	for left := int64(1); left > 0; {
+		if err := s.insertAllOwed(ctx); err != nil {
+			return err
+		}
+		if left, err = s.executions.CountDocuments(ctx, bson.D{present("owing")}); err != nil {
+			return fmt.Errorf("count %s: %w", s.executions.Name(), err)
+		}
+	}
+	for left := int64(1); left > 0; {
 		if err := s.copyOutAll(ctx); err != nil { // as many as it looks at
 			return err
 		}

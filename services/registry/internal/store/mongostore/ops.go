@@ -8,6 +8,7 @@ import (
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.uber.org/zap"
 
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
@@ -140,11 +141,12 @@ func (s *Store) change(ctx context.Context, c *store.Change) (store.Answer, erro
 		if c.Uncancelled {
 			filter = append(filter, absent("cancel_requested"))
 		}
-		matched, seatTaken, err := s.writeState(ctx, filter, c.To, c.Audit, had)
+		matched, seatTaken, err := s.writeState(ctx, filter, c.To, c.Audit, had, c.Follow)
 		if err != nil {
 			return store.Answer{}, err
 		}
 		if matched {
+			s.insertOwedNew(ctx, id, c.Follow)
 			s.copyOutNew(ctx, s.executions, id, c.Audit, had)
 			return store.Answer{Outcome: store.Done}, nil
 		}
@@ -154,6 +156,9 @@ func (s *Store) change(ctx context.Context, c *store.Change) (store.Answer, erro
 		}
 		if have == nil {
 			return lost, nil
+		}
+		if err := s.insertOwed(ctx, id, have.Owed); err != nil {
+			return store.Answer{}, err
 		}
 		stands, err := have.decode()
 		if err != nil {
@@ -171,14 +176,17 @@ func (s *Store) change(ctx context.Context, c *store.Change) (store.Answer, erro
 		} else if seatTaken {
 			return store.Answer{Outcome: store.Lost, Execution: stands, SeatTaken: true}, nil
 		}
-		// Only another audit came in between.
+		// Only another audit came in between, or something was owed still.
 	}
 	return store.Answer{}, fmt.Errorf("change %s: %w", id, errRestless)
 }
 
 // writeState is the compare-and-set of a record. It confirms the record: whoever
-// changes one has made sure that it may be relied on.
-func (s *Store) writeState(ctx context.Context, filter bson.D, to *job.Execution, a *store.Audit, had int) (matched, seatTaken bool, err error) {
+// changes one has made sure that it may be relied on. What follows is owed from
+// then on; nothing else may be.
+func (s *Store) writeState(
+	ctx context.Context, filter bson.D, to *job.Execution, a *store.Audit, had int, follow []*job.Execution,
+) (matched, seatTaken bool, err error) {
 	sets, unsets, err := replacement(toState(to), optional)
 	if err != nil {
 		return false, false, err
@@ -188,6 +196,10 @@ func (s *Store) writeState(ctx context.Context, filter bson.D, to *job.Execution
 		unsets = append(unsets, bson.E{Key: "exclusive_key", Value: ""})
 	}
 	filter, sets = audited(filter, sets, a, had)
+	if len(follow) > 0 {
+		filter = append(filter, absent("owing"))
+		sets = append(sets, bson.E{Key: "owing", Value: follow[0].ID}, bson.E{Key: "owed", Value: toOwed(follow)})
+	}
 	u := changes(sets, unsets)
 	if !to.StartedAt.IsZero() {
 		u = append(u, bson.E{Key: "$max", Value: bson.D{{Key: "last_started_at", Value: date(to.StartedAt)}}})
@@ -197,6 +209,52 @@ func (s *Store) writeState(ctx context.Context, filter bson.D, to *job.Execution
 		return false, true, nil
 	}
 	return matched, false, err
+}
+
+func toOwed(follow []*job.Execution) []*execution {
+	owed := make([]*execution, len(follow))
+	for i, e := range follow {
+		owed[i] = toExecution(e)
+	}
+	return owed
+}
+
+// insertOwed inserts the executions that a record owes, each at most once, and
+// takes the mark off.
+func (s *Store) insertOwed(ctx context.Context, id string, owed []*execution) error {
+	if len(owed) == 0 {
+		return nil
+	}
+	for _, d := range owed {
+		if _, err := insert(ctx, s.executions, d); err != nil {
+			return err
+		}
+	}
+	_, err := update(ctx, s.executions, bson.D{{Key: "_id", Value: id}, {Key: "owing", Value: owed[0].ID}},
+		bson.D{{Key: "$unset", Value: bson.D{{Key: "owing", Value: ""}, {Key: "owed", Value: ""}}}})
+	return err
+}
+
+// insertOwedNew does it for what a change called for just now. An error is only
+// logged: what is owed is safe where it is, and Mend inserts it.
+func (s *Store) insertOwedNew(ctx context.Context, id string, follow []*job.Execution) {
+	if err := s.insertOwed(ctx, id, toOwed(follow)); err != nil {
+		s.log.Warn("what follows an execution is not recorded yet", zap.String("id", id), zap.Error(err))
+	}
+}
+
+// insertAllOwed inserts what processes that died left owing.
+func (s *Store) insertAllOwed(ctx context.Context) error {
+	found, err := many[execution](ctx, s.executions, bson.D{present("owing")}, options.Find().SetLimit(mendAtOnce))
+	if err != nil {
+		return err
+	}
+	for _, d := range found {
+		if err := s.insertOwed(ctx, d.ID, d.Owed); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Store) beat(ctx context.Context, now time.Time, b *store.Beat) (store.Answer, error) {

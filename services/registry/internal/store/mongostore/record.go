@@ -29,6 +29,8 @@ type execution struct {
 	LastStartedAt   *bson.DateTime `bson:"last_started_at,omitempty"` // the latest of all that it was given
 	ExclusiveKey    string         `bson:"exclusive_key,omitempty"`   // the job's id while it holds the slot
 	Unconfirmed     *unconfirmed   `bson:"unconfirmed,omitempty"`
+	Owing           string         `bson:"owing,omitempty"` // the id of the first that is owed
+	Owed            []*execution   `bson:"owed,omitempty"`  // executions that follow it and may not be inserted yet
 	Audits          int            `bson:"audits,omitempty"`
 	Audit           *pendingAudit  `bson:"audit,omitempty"`
 }

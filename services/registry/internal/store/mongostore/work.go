@@ -218,6 +218,9 @@ func (s *Store) Mend(ctx context.Context, now time.Time) error {
 		if _, err := s.jobs.DeleteMany(ctx, bson.D{{Key: "provisional", Value: bson.D{{Key: "$lt", Value: date(now.Add(-abandonedAfter))}}}}); err != nil {
 			return fmt.Errorf("delete abandoned jobs: %w", err)
 		}
+		if err := s.insertAllOwed(ctx); err != nil {
+			return err
+		}
 		return s.copyOutAll(ctx)
 	})
 }

@@ -35,6 +35,7 @@ func run(t *testing.T, opener Opener, small bool) {
 		{"Fire", fireTests},
 		{"Change", changeTests},
 		{"Seats", seatTests},
+		{"Follow", followTests},
 		{"Fleet", fleetTests},
 		{"Logs", logTests},
 		{"Definitions", definitionTests},
