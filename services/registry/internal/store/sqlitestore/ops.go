@@ -2,7 +2,6 @@ package sqlitestore
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -340,22 +339,27 @@ func (w *writer) changeRecord(c *store.Change) (store.Answer, error) {
 	return store.Answer{Outcome: store.Done}, w.audit(c.Audit)
 }
 
-// follow inserts an execution that another one calls for.
+// follow inserts an execution that another one calls for, unless it is there.
 func (w *writer) follow(e *job.Execution) error {
 	text, _, ok := cause(e.Trigger, e.Key)
-	if !ok || text == "" || e.Status != job.Pending || e.Leased() || e.Exclusive || e.Seat != 0 {
+	if !ok || text == "" || e.Status != job.Pending || e.Leased() || e.Exclusive {
 		return fmt.Errorf("follow %s: it is no execution that follows another", e.ID)
 	}
-	st, err := encodeState(e)
-	if err != nil {
+	if _, known, err := w.locate(e.ID); known || err != nil {
 		return err
 	}
 	key, ok, err := w.jobKey(e.JobID)
-	if err != nil || !ok {
-		return errors.Join(err, fmt.Errorf("follow %s: there is no job %s", e.ID, e.JobID))
+	if err != nil {
+		return err
 	}
-	n, err := w.insertRecord(e, &st, key, e.ScheduledFor, text)
-	if err != nil || n == 0 {
+	if !ok {
+		return fmt.Errorf("follow %s: there is no job %s", e.ID, e.JobID)
+	}
+	r, err := w.newRecord(e, key, e.ScheduledFor, text)
+	if err != nil {
+		return err
+	}
+	if _, err := w.insert([]newRecord{r}); err != nil {
 		return err
 	}
 	_, err = w.exec(`UPDATE job_state SET live = live + 1 WHERE job = ?`, args{key})
