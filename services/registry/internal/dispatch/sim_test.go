@@ -313,7 +313,9 @@ func (s *sim) do(r *simRegistry, ops []store.Op) []store.Answer {
 			s.beaten(o.Session)
 		}
 		if f, ok := ops[i].(*store.Fire); ok {
-			s.exclusive[f.Execution.ID] = s.exclusive[f.Execution.ID] || f.Execution.Exclusive
+			if a.Outcome == store.Done {
+				s.exclusive[f.Execution.ID] = f.Execution.Exclusive
+			}
 			s.logf("  fire %s v%d as %s/%d: %v slot=%s", f.Execution.ID, f.Version, f.Execution.Status, f.Execution.Token, a.Outcome == store.Done, a.SlotBy)
 		}
 	}
