@@ -275,6 +275,9 @@ func (b *bucket) create(ctx context.Context, name, contentType string) (*object,
 
 // Write adds to the object. Its error is a *template.Error.
 func (o *object) Write(p []byte) (int, error) {
+	if err := o.ctx.Err(); err != nil {
+		return 0, o.bucket.failure(o.ctx, "write "+o.name, err)
+	}
 	n, err := o.writer.Write(p)
 	o.bytes += int64(n)
 	o.sum.Write(p[:n])

@@ -7,6 +7,7 @@ import "github.com/almanac-scheduler/almanac/pkg/template"
 func Templates() []template.JobTemplate {
 	return []template.JobTemplate{
 		channelMessage{},
+		dataExport{},
 		databaseCleanup{},
 		emailNotification{},
 		testScheduler{},

@@ -87,7 +87,7 @@ func maxDeletions(params map[string]any) int64 {
 // it. It returns what was done so far also beside an error. Only an explicit
 // dryRun false deletes.
 func (c cleanup) run(ctx context.Context, run *template.Run) (template.Result, error) {
-	if err := c.permitted(run); err != nil {
+	if err := permitted(run, c.collection); err != nil {
 		return nil, err
 	}
 	connection, err := run.Connection(connectionParam)
@@ -138,9 +138,9 @@ func outcome(message string, processed, deleted, failures int64) template.Result
 
 // permitted checks once more, where it matters, that the executor's
 // configuration lets this template touch the collection.
-func (c cleanup) permitted(run *template.Run) error {
-	if !slices.Contains(run.Allowed["collection"], c.collection) {
-		return template.Fail(template.CodeForbidden, "this executor does not permit the template to touch the collection %q: allow it in the executor's configuration", c.collection)
+func permitted(run *template.Run, collection string) error {
+	if !slices.Contains(run.Allowed["collection"], collection) {
+		return template.Fail(template.CodeForbidden, "this executor does not permit the template to touch the collection %q: allow it in the executor's configuration", collection)
 	}
 	return nil
 }
@@ -148,7 +148,7 @@ func (c cleanup) permitted(run *template.Run) error {
 // count returns how many documents match and warns of what looks like a mistake.
 func (c cleanup) count(ctx context.Context, db *database, report template.Reporter) (int64, error) {
 	for _, field := range c.condition.dates {
-		c.warnOfText(ctx, db, field, report)
+		db.warnOfText(ctx, c.collection, field, report)
 	}
 	limited, cancel := context.WithTimeout(ctx, commandTime)
 	defer cancel()
@@ -173,14 +173,14 @@ func (c cleanup) count(ctx context.Context, db *database, report template.Report
 // warnOfText looks at some documents for a field that is compared with a date
 // but holds text, which never matches. It only advises: a failure to look is
 // reported as such and does not end the run.
-func (c cleanup) warnOfText(ctx context.Context, db *database, field string, report template.Reporter) {
-	texts, err := c.holds(ctx, db, field, "string")
+func (db *database) warnOfText(ctx context.Context, collection, field string, report template.Reporter) {
+	texts, err := db.holds(ctx, collection, field, "string")
 	if err == nil && texts {
 		var dates bool
-		if dates, err = c.holds(ctx, db, field, "date"); err == nil && dates {
-			report.Log("WARN", fmt.Sprintf("Some documents of %s hold text in %s, not a date: comparing it with a time never matches those", c.collection, field))
+		if dates, err = db.holds(ctx, collection, field, "date"); err == nil && dates {
+			report.Log("WARN", fmt.Sprintf("Some documents of %s hold text in %s, not a date: comparing it with a time never matches those", collection, field))
 		} else if err == nil {
-			report.Log("WARN", fmt.Sprintf("The documents of %s hold text in %s, not dates: comparing it with a time matches nothing", c.collection, field))
+			report.Log("WARN", fmt.Sprintf("The documents of %s hold text in %s, not dates: comparing it with a time matches nothing", collection, field))
 		}
 	}
 	if err != nil {
@@ -189,7 +189,7 @@ func (c cleanup) warnOfText(ctx context.Context, db *database, field string, rep
 }
 
 // holds reports whether one of the first documents has that type in a field.
-func (c cleanup) holds(ctx context.Context, db *database, field, bsonType string) (bool, error) {
+func (db *database) holds(ctx context.Context, collection, field, bsonType string) (bool, error) {
 	limited, cancel := context.WithTimeout(ctx, commandTime)
 	defer cancel()
 	var answer struct {
@@ -198,7 +198,7 @@ func (c cleanup) holds(ctx context.Context, db *database, field, bsonType string
 		} `bson:"cursor"`
 	}
 	err := db.RunCommand(limited, bson.D{
-		{Key: "aggregate", Value: c.collection},
+		{Key: "aggregate", Value: collection},
 		{Key: "pipeline", Value: bson.A{
 			bson.D{{Key: "$limit", Value: sampleSize}},
 			bson.D{{Key: "$match", Value: bson.D{{Key: field, Value: bson.D{{Key: "$type", Value: bsonType}}}}}},

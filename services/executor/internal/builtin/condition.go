@@ -52,15 +52,30 @@ type condition struct {
 // true for every document. Keys are sorted, so that the same condition always
 // gives the same filter.
 func parseCondition(raw map[string]any, origin time.Time, zone *time.Location) (condition, error) {
-	p := parser{origin: origin, zone: zone, dates: map[string]bool{}}
-	parsed, err := p.expression(at{path: "condition"}, raw)
+	parsed, known, err := readCondition("condition", raw, origin, zone)
+	if err == nil && known == always {
+		err = template.BadParam("condition", `would match every document: compare a field, such as {"lastActive": {"$lt": "6 months ago"}}`)
+	}
 	if err != nil {
 		return condition{}, err
 	}
-	if parsed.truth == always {
-		return condition{}, template.BadParam("condition", `would match every document: compare a field, such as {"lastActive": {"$lt": "6 months ago"}}`)
+	return parsed, nil
+}
+
+// parseFilter does the same for a parameter that chooses what is read: it may be
+// empty or match every document.
+func parseFilter(param string, raw map[string]any, origin time.Time, zone *time.Location) (condition, error) {
+	parsed, _, err := readCondition(param, raw, origin, zone)
+	return parsed, err
+}
+
+func readCondition(param string, raw map[string]any, origin time.Time, zone *time.Location) (condition, truth, error) {
+	p := parser{origin: origin, zone: zone, dates: map[string]bool{}}
+	parsed, err := p.expression(at{path: param}, raw)
+	if err != nil {
+		return condition{}, some, err
 	}
-	return condition{filter: parsed.doc, dates: slices.Sorted(maps.Keys(p.dates))}, nil
+	return condition{filter: parsed.doc, dates: slices.Sorted(maps.Keys(p.dates))}, parsed.truth, nil
 }
 
 // truth says what is known about a clause without looking at any document.
