@@ -49,7 +49,8 @@ type Request struct {
 	Status int `json:"status"`
 }
 
-// Receiver takes every request, and answers with 200 but for:
+// Receiver is an http.Handler that keeps every request, and answers with 200 but
+// for:
 //
 //   - /status/503: this status, with the header Retry-After of the query's
 //     retry_after;
@@ -58,22 +59,21 @@ type Request struct {
 type Receiver struct {
 	folder string
 	secret string
-	server *http.Server
-	url    string
-	done   chan struct{} // closed when the server has ended
+	now    func() time.Time
 
 	mu     sync.Mutex
 	number int // of the latest request
 	failed map[string]bool
 }
 
-// Start starts a receiver on a free port of 127.0.0.1 that keeps requests in
-// folder, as 000001.json and so on, and checks signatures with secret. Stop ends it.
-func Start(ctx context.Context, folder, secret string) (*Receiver, error) {
+// New returns a receiver that keeps requests in folder, which is made when missing,
+// as 000001.json and so on, and checks signatures with secret. It goes on counting
+// where an earlier one ended.
+func New(folder, secret string, now func() time.Time) (*Receiver, error) {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, fmt.Errorf("webhook receiver: %w", err)
 	}
-	r := &Receiver{folder: folder, secret: secret, failed: map[string]bool{}, done: make(chan struct{})}
+	r := &Receiver{folder: folder, secret: secret, now: now, failed: map[string]bool{}}
 	entries, err := os.ReadDir(folder)
 	if err != nil {
 		return nil, fmt.Errorf("webhook receiver: %w", err)
@@ -83,35 +83,26 @@ func Start(ctx context.Context, folder, secret string) (*Receiver, error) {
 			r.number = max(r.number, n)
 		}
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, fmt.Errorf("webhook receiver: %w", err)
-	}
-	r.url = "http://" + listener.Addr().String()
-	r.server = &http.Server{Handler: r, ReadHeaderTimeout: headerTime}
-	go func() {
-		defer close(r.done)
-		_ = r.server.Serve(listener) // until Stop
-	}()
 	return r, nil
 }
 
-// URL is where the receiver listens, such as http://127.0.0.1:4711.
-func (r *Receiver) URL() string { return r.url }
-
-// Folder is where requests are kept.
-func (r *Receiver) Folder() string { return r.folder }
-
-// Stop ends the receiver, and waits for requests under way a moment. It may be
-// called again.
-func (r *Receiver) Stop() error {
-	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
-	defer cancel()
-	err := r.server.Shutdown(ctx)
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = r.server.Close()
+// Serve takes requests until ctx ends, and then those under way for a second.
+func (r *Receiver) Serve(ctx context.Context, listener net.Listener) error {
+	server := &http.Server{Handler: r, ReadHeaderTimeout: headerTime}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("webhook receiver: %w", err)
+	case <-ctx.Done():
 	}
-	<-r.done
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	err := server.Shutdown(last)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = server.Close()
+	}
+	<-ended
 	return err
 }
 
@@ -122,7 +113,7 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
 		return
 	}
-	now := time.Now()
+	now := r.now()
 	got := Request{
 		ReceivedAt: now.UTC(), Method: request.Method, Path: request.URL.RequestURI(), Headers: request.Header,
 		Body: body, Signature: r.check(request.Header, body, now), Status: r.status(request),

@@ -1,34 +1,50 @@
 package webhooks
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
 
 const secret = "the-key"
 
-func start(t *testing.T, folder string) *Receiver {
+var now = time.Unix(1_800_000_000, 0)
+
+// start serves a receiver on a port of its own until stop is called or the test
+// ends.
+func start(t *testing.T, folder string) (r *Receiver, url string, stop func()) {
 	t.Helper()
-	r, err := Start(t.Context(), folder, secret)
+	r, err := New(folder, secret, func() time.Time { return now })
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := r.Stop(); err != nil {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Serve(ctx, listener) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
-	return r
+	t.Cleanup(stop)
+	return r, "http://" + listener.Addr().String(), stop
 }
 
 // do sends a request and returns status, body and headers of the answer.
@@ -62,19 +78,19 @@ func signed(body string, at time.Time, key string) map[string]string {
 
 func TestReceiverKeepsRequests(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "webhooks")
-	r := start(t, folder)
-	if status, body, _ := do(t, "PUT", r.URL()+"/hook?a=b", `{"a": [1]}`, map[string]string{"X-Team": "platform"}); status != 200 || body != "{\"received\": 1}\n" {
+	_, url, stop := start(t, folder)
+	if status, body, _ := do(t, "PUT", url+"/hook?a=b", `{"a": [1]}`, map[string]string{"X-Team": "platform"}); status != 200 || body != "{\"received\": 1}\n" {
 		t.Errorf("%d %q", status, body)
 	}
-	do(t, "POST", r.URL(), "no JSON \xff", nil)
-	do(t, "GET", r.URL()+"/page", "", nil)
+	do(t, "POST", url, "no JSON \xff", nil)
+	do(t, "GET", url+"/page", "", nil)
 	got, err := Read(folder)
 	if err != nil || len(got) != 3 {
 		t.Fatalf("%v, %v", got, err)
 	}
 	first := got[0]
 	if first.Method != "PUT" || first.Path != "/hook?a=b" || first.Headers["X-Team"][0] != "platform" || strings.Join(strings.Fields(string(first.Body)), "") != `{"a":[1]}` ||
-		first.Signature != SignatureAbsent || first.Status != 200 || first.ReceivedAt.IsZero() {
+		first.Signature != SignatureAbsent || first.Status != 200 || !first.ReceivedAt.Equal(now) {
 		t.Errorf("%+v", first)
 	}
 	if body := string(got[1].Body); body != `"no JSON \ufffd"` && body != "\"no JSON \uFFFD\"" {
@@ -83,51 +99,48 @@ func TestReceiverKeepsRequests(t *testing.T) {
 	if body := string(got[2].Body); body != `""` {
 		t.Errorf("%s", body)
 	}
-	if err := r.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	next := start(t, folder) // which goes on counting
-	if _, body, _ := do(t, "POST", next.URL(), "{}", nil); body != "{\"received\": 4}\n" {
+	stop()
+	next, url, _ := start(t, folder) // which goes on counting
+	if _, body, _ := do(t, "POST", url, "{}", nil); body != "{\"received\": 4}\n" {
 		t.Errorf("%q", body)
 	}
 	next.mu.Lock()
 	next.number = kept + 1
 	next.mu.Unlock()
-	do(t, "POST", next.URL(), "{}", nil)
+	do(t, "POST", url, "{}", nil)
 	if _, err := os.Stat(filepath.Join(folder, "000002.json")); !os.IsNotExist(err) {
 		t.Errorf("the oldest is still there: %v", err)
 	}
 }
 
 func TestReceiverAnswersAsAsked(t *testing.T) {
-	r := start(t, t.TempDir())
+	_, url, _ := start(t, t.TempDir())
 	for path, want := range map[string]int{"/status/503": 503, "/status/204": 204, "/status/99": 400, "/status/600": 400, "/status/x": 400, "/redirect?to=/x": 307, "/other": 200} {
-		if status, _, _ := do(t, "POST", r.URL()+path, "{}", nil); status != want {
+		if status, _, _ := do(t, "POST", url+path, "{}", nil); status != want {
 			t.Errorf("%s: %d", path, status)
 		}
 	}
-	if _, _, header := do(t, "GET", r.URL()+"/status/429?retry_after=3", "", nil); header.Get("Retry-After") != "3" {
+	if _, _, header := do(t, "GET", url+"/status/429?retry_after=3", "", nil); header.Get("Retry-After") != "3" {
 		t.Errorf("%v", header)
 	}
-	if _, _, header := do(t, "GET", r.URL()+"/redirect?to=http://169.254.169.254/", "", nil); header.Get("Location") != "http://169.254.169.254/" {
+	if _, _, header := do(t, "GET", url+"/redirect?to=http://169.254.169.254/", "", nil); header.Get("Location") != "http://169.254.169.254/" {
 		t.Errorf("%v", header)
 	}
 	for _, c := range []struct {
 		key    string
 		status int
 	}{{"a", 500}, {"a", 200}, {"b", 500}, {"a", 200}, {"b", 200}} {
-		if status, _, _ := do(t, "POST", r.URL()+"/fail-once", "{}", map[string]string{"Idempotency-Key": c.key}); status != c.status {
+		if status, _, _ := do(t, "POST", url+"/fail-once", "{}", map[string]string{"Idempotency-Key": c.key}); status != c.status {
 			t.Errorf("%s: %d, want %d", c.key, status, c.status)
 		}
 	}
-	if status, _, _ := do(t, "POST", r.URL(), strings.Repeat("x", maxBodyBytes+1), nil); status != http.StatusRequestEntityTooLarge {
+	if status, _, _ := do(t, "POST", url, strings.Repeat("x", maxBodyBytes+1), nil); status != http.StatusRequestEntityTooLarge {
 		t.Errorf("too large: %d", status)
 	}
 }
 
 func TestReceiverChecksSignatures(t *testing.T) {
 	r := &Receiver{secret: secret}
-	now := time.Unix(1_800_000_000, 0)
 	for _, c := range []struct {
 		name   string
 		header map[string]string
@@ -153,18 +166,27 @@ func TestReceiverChecksSignatures(t *testing.T) {
 	}
 }
 
-func TestStartFails(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
+func TestReceiverFails(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "1.json")
+	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Start(t.Context(), file, secret); err == nil {
+	if _, err := New(file, secret, nil); err == nil {
 		t.Error("a file is no folder")
-	}
-	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "1.json"), []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
 	}
 	if _, err := Read(filepath.Dir(file)); err == nil {
 		t.Error("half a file is read")
+	}
+	r, err := New(filepath.Dir(file), secret, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	if err := r.Serve(t.Context(), listener); err == nil {
+		t.Error("it serves on a closed listener")
 	}
 }
