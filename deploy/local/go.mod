@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/almanac-scheduler/almanac/pkg v0.0.0
 	github.com/almanac-scheduler/almanac/proto v0.0.0
+	github.com/emersion/go-smtp v0.25.1
 	github.com/spf13/cobra v1.10.2
 	golang.org/x/sync v0.24.0
 	google.golang.org/grpc v1.85.0
@@ -13,6 +14,7 @@ require (
 
 require (
 	buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go v1.36.12-20260825204119-511051f7f437.2 // indirect
+	github.com/emersion/go-sasl v0.0.0-20241020182733-b788ff22d5a6 // indirect
 	github.com/grpc-ecosystem/grpc-gateway/v2 v2.33.0 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/spf13/pflag v1.0.9 // indirect

@@ -236,6 +236,77 @@ func TestLocalRun(t *testing.T) {
 	}
 }
 
+// TestLocalRunOnMongoDB starts registries on MongoDB in a folder that has the data
+// of SQLite already, and once more.
+func TestLocalRunOnMongoDB(t *testing.T) {
+	t.Parallel()
+	bin, err := binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "data")
+	stop := func(c *command) {
+		t.Helper()
+		if err := c.cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.end(soon); err != nil {
+			t.Errorf("it ended with %v", err)
+		}
+	}
+	one := localRun(t, bin, dir, "ALMANAC_EXECUTORS=1")
+	s := one.up()
+	onSQLite := theFirstJobs(t, s)
+	stop(one)
+
+	settings := []string{"ALMANAC_STORE=mongodb", "ALMANAC_REPLICAS=3", "ALMANAC_EXECUTORS=1"}
+	many := localRun(t, bin, dir, settings...)
+	first := many.up()
+	for _, name := range []string{"registry-1", "registry-2", "registry-3", "executor-1", "standin", "store"} {
+		if pid := first.Processes[name]; pid == 0 || !alive(pid) {
+			t.Errorf("%s has the process id %d", name, pid)
+		}
+	}
+	if len(first.Processes) != 6 || len(first.Registries) != 3 || first.Registries[0].HTTP != first.HTTP || first.Registries[0].GRPC != first.GRPC {
+		t.Errorf("local.json: %+v", first)
+	}
+	if first.Users["super_admin"] == s.Users["super_admin"] {
+		t.Error("the users of another store")
+	}
+	jobs := map[string]rest.Job{}
+	for i, registry := range first.Registries {
+		if registry.Name != fmt.Sprintf("registry-%d", i+1) || !strings.Contains(many.out.String(), registry.HTTP) || !strings.Contains(many.out.String(), registry.GRPC) {
+			t.Errorf("%+v is not told:\n%s", registry, many.out)
+		}
+		at := first
+		at.HTTP = registry.HTTP
+		jobs = theFirstJobs(t, at)
+	}
+	for name, job := range jobs {
+		if job.ID == onSQLite[name].ID {
+			t.Errorf("%s is the job of another store", name)
+		}
+	}
+	deleted := jobs["data_cleanup"]
+	if err := first.client("super_admin").Do(t.Context(), "DELETE", rest.Jobs+"/"+deleted.ID, nil, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	stop(many)
+
+	again := localRun(t, bin, dir, settings...)
+	second := again.up()
+	listed, err := second.client("super_admin").ListJobs(t.Context())
+	if err != nil || len(listed) != 2 || second.Users["admin"] != first.Users["admin"] {
+		t.Errorf("the next start: %+v, jobs %+v, %v", second, listed, err)
+	}
+	for _, job := range listed {
+		if job.ID != jobs[job.Name].ID {
+			t.Errorf("%s was made again", job.Name)
+		}
+	}
+	stop(again)
+}
+
 // theFirstJobs checks the three jobs of a new local system.
 func theFirstJobs(t *testing.T, s status) map[string]rest.Job {
 	t.Helper()

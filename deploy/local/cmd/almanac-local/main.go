@@ -3,18 +3,22 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/almanac-scheduler/almanac/deploy/local/internal/bench"
 	"github.com/almanac-scheduler/almanac/deploy/local/internal/local"
+	"github.com/almanac-scheduler/almanac/deploy/local/internal/mailsink"
 	"github.com/almanac-scheduler/almanac/deploy/local/internal/system"
 )
 
@@ -37,7 +41,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), benchCommand())
+	root.AddCommand(runCommand(), benchCommand(), mailSinkCommand())
 	return root
 }
 
@@ -66,6 +70,46 @@ func benchCommand() *cobra.Command {
 	flags.IntVar(&config.Slots, "slots", bench.Slots, "how many no-op runs the executor takes at a time")
 	flags.StringVar(&config.Dir, "dir", filepath.Join(".cache", "bench"), "folder for the data, on the disk to be measured; emptied afterwards")
 	return command
+}
+
+func mailSinkCommand() *cobra.Command {
+	var listen, dir, ready string
+	command := &cobra.Command{
+		Use:   "mail-sink",
+		Short: "Take mail and keep it in a folder; Ctrl-C stops it",
+		Long: "Mail-sink is a mail server that keeps every message as a file and delivers none. It refuses\n" +
+			mailsink.Nobody + "@ for good, and puts off addresses that begin with " + mailsink.RefusedOnce + " until they are asked for again.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			sink, err := mailsink.New(dir, time.Now)
+			if err != nil {
+				return err
+			}
+			listener, err := new(net.ListenConfig).Listen(cmd.Context(), "tcp", listen)
+			if err != nil {
+				return err
+			}
+			if ready != "" {
+				if err := tellReady(ready, listener.Addr().String()); err != nil {
+					return errors.Join(err, listener.Close())
+				}
+			}
+			return sink.Serve(cmd.Context(), listener)
+		},
+	}
+	flags := command.Flags()
+	flags.StringVar(&listen, "listen", "127.0.0.1:2525", "address to listen on; port 0 picks one")
+	flags.StringVar(&dir, "dir", filepath.Join(".data", "mail"), "folder for the messages")
+	flags.StringVar(&ready, "ready-file", "", "file that is written with the address once it listens")
+	return command
+}
+
+// tellReady writes a file at once, so that no reader sees half of it.
+func tellReady(path, content string) error {
+	if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 func runCommand() *cobra.Command {

@@ -56,7 +56,7 @@ func Run(ctx context.Context, config Config, out io.Writer) (err error) {
 	s, err := system.Start(ctx, system.Config{
 		Bin: config.Bin, Dir: config.Dir, HTTPAddr: config.HTTPAddr, GRPCAddr: config.GRPCAddr,
 		Store: config.Store, MongoDBURI: config.MongoDBURI, Replicas: config.Replicas,
-		Executors: config.Executors, Standin: true,
+		Executors: config.Executors, Standin: true, Mail: true,
 		Event: func(e supervise.Event) {
 			if e.Ended && !e.Wanted {
 				tell.died(e, filepath.Join(logs, e.Name+".log"))
@@ -188,6 +188,7 @@ Almanac runs.
 
 %s  store      %s
   MongoDB    %s  (a stand-in with sample data in database %q)
+  mail       %s  (each message that a job sends is kept there, and goes nowhere)
   data       %s  (logs/ has the output of each process, local.json addresses and tokens)
 
   user         password
@@ -200,7 +201,7 @@ Try it:
   curl -H 'Authorization: Bearer %s' %s%s
 
 Ctrl-C stops it; the next run goes on with the same jobs and history.
-`, registries.String(), store, s.MongoDB, system.Database, config.Dir,
+`, registries.String(), store, s.MongoDB, system.Database, s.MailDir, config.Dir,
 		s.Users.SuperAdmin.Username, s.Users.SuperAdmin.Password,
 		s.Users.Admin.Username, s.Users.Admin.Password,
 		s.Users.User.Username, s.Users.User.Password,

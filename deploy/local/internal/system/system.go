@@ -26,11 +26,12 @@ import (
 // Names of processes. Registry is the first of registry-1 and so on; executors are
 // called likewise. Standin has the sample data, Keeper is the stand-in in which
 // the registries keep theirs. They are two, so that a slow query of a job delays
-// no registry.
+// no registry. Mail is the mail sink.
 const (
 	Registry = "registry-1"
 	Standin  = "standin"
 	Keeper   = "store"
+	Mail     = "mail"
 )
 
 // Stores that registries may keep their data in.
@@ -78,6 +79,9 @@ type Config struct {
 	// Standin adds the MongoDB stand-in with sample data; without it the
 	// executors offer no template that needs a database.
 	Standin bool
+	// Mail adds the mail sink, as the executors' connection of that name; without
+	// it they send no mail.
+	Mail bool
 	// Registry and Executor are more settings for their configuration files, Each
 	// for that of the one process with this name.
 	Registry, Executor map[string]any
@@ -120,6 +124,8 @@ type System struct {
 	Registries []Endpoint
 	// MongoDB is the URI of the stand-in with sample data, or empty.
 	MongoDB string
+	// MailDir is the folder with the mail that was sent, or empty.
+	MailDir string
 	// Users may use the API.
 	Users Users
 	// First says that the registry's data were made by this start.
@@ -260,6 +266,11 @@ func (s *System) startServers(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.config.Mail {
+		if err := s.startMail(ctx); err != nil {
+			return err
+		}
+	}
 	if err := s.startKeeper(ctx); err != nil {
 		return err
 	}
@@ -308,6 +319,32 @@ func (s *System) standinUp(ctx context.Context, standin *supervise.Process) (uri
 	s.pin(mongoOf(standin.Name()), strings.TrimSuffix(strings.TrimPrefix(uri, "mongodb://"), "/"))
 	standin.Release()
 	return uri, nil
+}
+
+// startMail starts the mail sink, and waits until it serves.
+func (s *System) startMail(ctx context.Context) error {
+	s.MailDir = s.path("mail")
+	ready := s.path("run", Mail+".ready")
+	if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	sink, err := s.start(Mail, "almanac-local", func() []string {
+		return []string{"mail-sink", "--listen", s.current(smtpOf(Mail)), "--dir", s.MailDir, "--ready-file", ready}
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.wait(ctx, sink, func() error {
+		address, err := os.ReadFile(ready)
+		if err == nil {
+			s.pin(smtpOf(Mail), string(address)) // a restarted one keeps its port
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	sink.Release()
+	return nil
 }
 
 // startRegistry starts a registry on the store; see registryUp.
@@ -404,14 +441,19 @@ func (s *System) startExecutor(ctx context.Context, number int) (*supervise.Proc
 		"runner":     filepath.Join(s.config.Bin, "runner"),
 		"grace":      executorGrace.String(),
 	}
+	connections := map[string]any{}
+	settings["connections"] = connections
+	if s.config.Mail {
+		connections[Mail] = map[string]any{
+			"kind": "smtp", "uri": "smtp://" + s.current(smtpOf(Mail)) + "?tls=none", "from": "Almanac <almanac@localhost>",
+		}
+	}
 	if s.config.Standin {
 		uri := s.path("run", "mongodb_uri")
 		if err := os.WriteFile(uri, []byte(s.MongoDB+"\n"), 0o600); err != nil {
 			return nil, err
 		}
-		settings["connections"] = map[string]any{
-			Database: map[string]any{"kind": "mongodb", "uri_file": uri, "database": Database},
-		}
+		connections[Database] = map[string]any{"kind": "mongodb", "uri_file": uri, "database": Database}
 		settings["allow"] = map[string]any{
 			"database_cleanup": map[string]any{"collection": []string{"users", "sessions", "logs", "messages"}},
 			"ticket_cleanup":   map[string]any{"collection": []string{"tickets"}},
@@ -533,6 +575,7 @@ func LastWords(path string) string {
 // What an address of a process is for.
 func httpOf(process string) string  { return process + " HTTP" }
 func grpcOf(process string) string  { return process + " gRPC" }
+func smtpOf(process string) string  { return process + " SMTP" }
 func mongoOf(process string) string { return process + " MongoDB" }
 
 // current is what to listen on: any free port until one was pinned.

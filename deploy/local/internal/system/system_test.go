@@ -100,6 +100,8 @@ func TestStartSaysWhy(t *testing.T) {
 	}{
 		"no binaries":           {nil, Config{}, "make build"},
 		"no stand-in":           {map[string]string{"registry": cli}, Config{Standin: true}, "make build"},
+		"no mail sink":          {map[string]string{"registry": cli}, Config{Mail: true}, "make build"},
+		"mail sink dies":        {map[string]string{"registry": cli, "almanac-local": "echo no port; exit 1"}, Config{Mail: true}, "mail could not start (exit status 1): no port"},
 		"user not added":        {map[string]string{"registry": "echo no such flag >&2; exit 1"}, Config{}, "registry user add: exit status 1: no such flag"},
 		"registry dies":         {map[string]string{"registry": cli + "echo first; echo the disk is full; exit 3"}, Config{}, "registry-1 could not start (exit status 3): the disk is full"},
 		"registry ends":         {map[string]string{"registry": cli + "echo well; exit 0"}, Config{}, "registry-1 could not start (it ended): well"},
