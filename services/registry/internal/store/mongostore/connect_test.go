@@ -276,6 +276,27 @@ func TestIndexesAreMadeOnce(t *testing.T) {
 	}
 }
 
+// TestManyAtTheFirstStart has several registries find an empty database.
+func TestManyAtTheFirstStart(t *testing.T) {
+	uri := newDatabase(t, standintest.Start(t).URI)
+	const many = 4
+	failed := make(chan error, many)
+	for range many {
+		go func() {
+			s, err := Open(t.Context(), testOptions(t, uri))
+			if err == nil {
+				err = s.Close()
+			}
+			failed <- err
+		}()
+	}
+	for range many {
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestUnderstood(t *testing.T) {
 	for _, err := range []error{job.ErrNotFound, &job.SlotHeldError{By: "x"}, &job.LimitError{}, job.ErrKeyReused} {
 		if got := understood(err); !errors.Is(got, err) || errors.Is(got, job.ErrUnavailable) {

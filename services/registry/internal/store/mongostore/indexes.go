@@ -2,6 +2,7 @@ package mongostore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -133,8 +134,33 @@ func (p builtIndex) is(i index) bool {
 }
 
 // makeIndexes makes those that are not there. Several processes may do so at
-// the same time.
+// the same time: one whose command fails looks whether another was faster.
 func makeIndexes(ctx context.Context, db *mongo.Database) error {
+	var failed error
+	for range tries {
+		missing, err := missingIndexes(ctx, db)
+		if err != nil {
+			return err
+		}
+		if len(missing) == 0 {
+			return nil
+		}
+		failed = nil
+		for name, models := range missing {
+			if _, err := db.Collection(name).Indexes().CreateMany(ctx, models); err != nil {
+				failed = fmt.Errorf("make the indexes of %s.%s: %w", db.Name(), name, err)
+			}
+		}
+		if c, ok := errors.AsType[mongo.ServerError](failed); ok && c.HasErrorCode(unauthorized) {
+			return failed
+		}
+	}
+	return failed
+}
+
+// missingIndexes returns the indexes that are not there, by collection. One that
+// is there but not as it is wanted is an error.
+func missingIndexes(ctx context.Context, db *mongo.Database) (map[string][]mongo.IndexModel, error) {
 	there := map[string][]builtIndex{}
 	missing := map[string][]mongo.IndexModel{}
 	for _, i := range indexes {
@@ -142,7 +168,7 @@ func makeIndexes(ctx context.Context, db *mongo.Database) error {
 		if !known {
 			var err error
 			if have, err = listIndexes(ctx, db.Collection(i.collection)); err != nil {
-				return err
+				return nil, err
 			}
 			there[i.collection] = have
 		}
@@ -150,16 +176,11 @@ func makeIndexes(ctx context.Context, db *mongo.Database) error {
 		case at < 0:
 			missing[i.collection] = append(missing[i.collection], i.model())
 		case !have[at].is(i):
-			return fmt.Errorf("the index %s of %s.%s is not as this program needs it: drop it; the registry makes its own at the next start",
+			return nil, fmt.Errorf("the index %s of %s.%s is not as this program needs it: drop it; the registry makes its own at the next start",
 				i.name, db.Name(), i.collection)
 		}
 	}
-	for name, models := range missing {
-		if _, err := db.Collection(name).Indexes().CreateMany(ctx, models); err != nil {
-			return fmt.Errorf("make the indexes of %s.%s: %w", db.Name(), name, err)
-		}
-	}
-	return nil
+	return missing, nil
 }
 
 func listIndexes(ctx context.Context, c *mongo.Collection) ([]builtIndex, error) {

@@ -52,7 +52,11 @@ func testOptions(t *testing.T, uri string) Options {
 
 func TestConformance(t *testing.T) {
 	server, stays := standintest.URI(t)
-	storetest.RunSmall(t, func(t *testing.T) func() store.Store {
+	suite := storetest.RunSmall
+	if stays { // a real server has the time
+		suite = storetest.Run
+	}
+	suite(t, func(t *testing.T) func() store.Store {
 		uri := newDatabase(t, server)
 		if stays {
 			t.Cleanup(func() { drop(t, uri) })
