@@ -41,7 +41,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), benchCommand(), mailSinkCommand())
+	root.AddCommand(runCommand(), benchCommand(), mailSinkCommand(), webhookReceiverCommand())
 	return root
 }
 

@@ -56,7 +56,7 @@ func Run(ctx context.Context, config Config, out io.Writer) (err error) {
 	s, err := system.Start(ctx, system.Config{
 		Bin: config.Bin, Dir: config.Dir, HTTPAddr: config.HTTPAddr, GRPCAddr: config.GRPCAddr,
 		Store: config.Store, MongoDBURI: config.MongoDBURI, Replicas: config.Replicas,
-		Executors: config.Executors, Standin: true, Mail: true,
+		Executors: config.Executors, Standin: true, Mail: true, Webhooks: true,
 		Event: func(e supervise.Event) {
 			if e.Ended && !e.Wanted {
 				tell.died(e, filepath.Join(logs, e.Name+".log"))
@@ -189,6 +189,7 @@ Almanac runs.
 %s  store      %s
   MongoDB    %s  (a stand-in with sample data in database %q)
   mail       %s  (each message that a job sends is kept there, and goes nowhere)
+  webhooks   %s  (each webhook to %s is kept there)
   data       %s  (logs/ has the output of each process, local.json addresses and tokens)
 
   user         password
@@ -201,7 +202,7 @@ Try it:
   curl -H 'Authorization: Bearer %s' %s%s
 
 Ctrl-C stops it; the next run goes on with the same jobs and history.
-`, registries.String(), store, s.MongoDB, system.Database, s.MailDir, config.Dir,
+`, registries.String(), store, s.MongoDB, system.Database, s.MailDir, s.WebhookDir, s.WebhookURL(), config.Dir,
 		s.Users.SuperAdmin.Username, s.Users.SuperAdmin.Password,
 		s.Users.Admin.Username, s.Users.Admin.Password,
 		s.Users.User.Username, s.Users.User.Password,

@@ -24,8 +24,11 @@ type Status struct {
 	// MongoDBURI is where the sample data are.
 	MongoDBURI string `json:"mongodb_uri"`
 	// MailDir has each message that was sent as a file *.eml.
-	MailDir string       `json:"mail_dir"`
-	Users   system.Users `json:"users"`
+	MailDir string `json:"mail_dir"`
+	// WebhookURL is where webhooks are received, WebhookDir has each as a file *.json.
+	WebhookURL string       `json:"webhook_url"`
+	WebhookDir string       `json:"webhook_dir"`
+	Users      system.Users `json:"users"`
 	// Processes has the current id of each process by its name.
 	Processes map[string]int `json:"processes"`
 }
@@ -33,7 +36,8 @@ type Status struct {
 // writeStatus replaces the file at once, so that no reader sees half of it.
 func writeStatus(dir string, s *system.System) error {
 	content, err := json.MarshalIndent(Status{
-		HTTP: s.HTTP, GRPC: s.GRPC, Registries: s.Registries, MongoDBURI: s.MongoDB, MailDir: s.MailDir, Users: s.Users, Processes: s.PIDs(),
+		HTTP: s.HTTP, GRPC: s.GRPC, Registries: s.Registries, MongoDBURI: s.MongoDB, MailDir: s.MailDir,
+		WebhookURL: s.WebhookURL(), WebhookDir: s.WebhookDir, Users: s.Users, Processes: s.PIDs(),
 	}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("%s: %w", StatusFile, err)

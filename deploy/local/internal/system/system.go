@@ -26,12 +26,13 @@ import (
 // Names of processes. Registry is the first of registry-1 and so on; executors are
 // called likewise. Standin has the sample data, Keeper is the stand-in in which
 // the registries keep theirs. They are two, so that a slow query of a job delays
-// no registry. Mail is the mail sink.
+// no registry. Mail is the mail sink, Webhooks the receiver of webhooks.
 const (
 	Registry = "registry-1"
 	Standin  = "standin"
 	Keeper   = "store"
 	Mail     = "mail"
+	Webhooks = "webhooks"
 )
 
 // Stores that registries may keep their data in.
@@ -82,6 +83,9 @@ type Config struct {
 	// Mail adds the mail sink, as the executors' connection of that name; without
 	// it they send no mail.
 	Mail bool
+	// Webhooks adds the receiver of webhooks, as the executors' connection of that
+	// name, and lets them send webhooks to this machine.
+	Webhooks bool
 	// Registry and Executor are more settings for their configuration files, Each
 	// for that of the one process with this name.
 	Registry, Executor map[string]any
@@ -126,6 +130,8 @@ type System struct {
 	MongoDB string
 	// MailDir is the folder with the mail that was sent, or empty.
 	MailDir string
+	// WebhookDir is the folder with the webhooks that were received, or empty.
+	WebhookDir string
 	// Users may use the API.
 	Users Users
 	// First says that the registry's data were made by this start.
@@ -271,6 +277,11 @@ func (s *System) startServers(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.config.Webhooks {
+		if err := s.startWebhooks(ctx); err != nil {
+			return err
+		}
+	}
 	if err := s.startKeeper(ctx); err != nil {
 		return err
 	}
@@ -324,20 +335,26 @@ func (s *System) standinUp(ctx context.Context, standin *supervise.Process) (uri
 // startMail starts the mail sink, and waits until it serves.
 func (s *System) startMail(ctx context.Context) error {
 	s.MailDir = s.path("mail")
-	ready := s.path("run", Mail+".ready")
+	return s.startSink(ctx, Mail, smtpOf(Mail), "mail-sink", "--dir", s.MailDir)
+}
+
+// startSink starts one of almanac-local's own servers, and waits until it listens
+// on what the address is for.
+func (s *System) startSink(ctx context.Context, name, address string, args ...string) error {
+	ready := s.path("run", name+".ready")
 	if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	sink, err := s.start(Mail, "almanac-local", func() []string {
-		return []string{"mail-sink", "--listen", s.current(smtpOf(Mail)), "--dir", s.MailDir, "--ready-file", ready}
+	sink, err := s.start(name, "almanac-local", func() []string {
+		return append(slices.Clone(args), "--listen", s.current(address), "--ready-file", ready)
 	})
 	if err != nil {
 		return err
 	}
 	if err := s.wait(ctx, sink, func() error {
-		address, err := os.ReadFile(ready)
+		listens, err := os.ReadFile(ready)
 		if err == nil {
-			s.pin(smtpOf(Mail), string(address)) // a restarted one keeps its port
+			s.pin(address, string(listens)) // a restarted one keeps its port
 		}
 		return err
 	}); err != nil {
@@ -447,6 +464,10 @@ func (s *System) startExecutor(ctx context.Context, number int) (*supervise.Proc
 		connections[Mail] = map[string]any{
 			"kind": "smtp", "uri": "smtp://" + s.current(smtpOf(Mail)) + "?tls=none", "from": "Almanac <almanac@localhost>",
 		}
+	}
+	if s.config.Webhooks {
+		connections[Webhooks] = s.webhookConnection()
+		settings["templates"] = webhookSettings()
 	}
 	if s.config.Standin {
 		uri := s.path("run", "mongodb_uri")

@@ -89,7 +89,7 @@ func TestReceiverKeepsRequests(t *testing.T) {
 		t.Fatalf("%v, %v", got, err)
 	}
 	first := got[0]
-	if first.Method != "PUT" || first.Path != "/hook?a=b" || first.Headers["X-Team"][0] != "platform" || strings.Join(strings.Fields(string(first.Body)), "") != `{"a":[1]}` ||
+	if first.Method != http.MethodPut || first.Path != "/hook?a=b" || first.Headers["X-Team"][0] != "platform" || strings.Join(strings.Fields(string(first.Body)), "") != `{"a":[1]}` ||
 		first.Signature != SignatureAbsent || first.Status != 200 || !first.ReceivedAt.Equal(now) {
 		t.Errorf("%+v", first)
 	}
