@@ -294,8 +294,8 @@ const pageSize = 4096 // bytes, SQLite's default
 
 // pacing says when checkpoints happen. There is no timer.
 type pacing struct {
-	// passiveAfter pages, about, a checkpoint moves the log into the database,
-	// as far as it can without anybody waiting.
+	// passiveAfter pages that are in the log alone, a checkpoint moves them into
+	// the database, as far as it can without anybody waiting.
 	passiveAfter int
 	// walLimit is how many pages the log has when the writer is asked to wait
 	// for a checkpoint that lets it begin anew.
@@ -305,7 +305,7 @@ type pacing struct {
 // written tells the checkpointer that a transaction with n operations was
 // committed. It is called by the writer only.
 func (s *Store) written(n int) {
-	pages := 8 + 2*n // an estimate is enough
+	pages := 8 + 2*n // rather more than there are; the checkpointer looks again
 	for {
 		select {
 		case s.wrote <- pages:
@@ -328,13 +328,20 @@ func (s *Store) checkpoints() {
 		case <-s.writing:
 			return
 		}
+		// Operations that are committed together share pages.
+		length, moved, err := s.checkpointed("NOOP")
+		if pages = int(length - moved); err == nil && pages < s.pace.passiveAfter {
+			continue
+		}
 		pages = 0
-		length, err := s.checkpointed("PASSIVE")
+		if err == nil {
+			length, _, err = s.checkpointed("PASSIVE")
+		}
 		if err == nil && length >= int64(s.pace.walLimit) {
 			resume := make(chan struct{})
 			select {
 			case s.pause <- resume:
-				_, err = s.checkpointed("RESTART")
+				_, _, err = s.checkpointed("RESTART")
 				close(resume)
 			case <-s.writing:
 				return
@@ -346,9 +353,10 @@ func (s *Store) checkpoints() {
 	}
 }
 
-// checkpointed runs a checkpoint and returns how many pages the log has. A
-// RESTART that readers hinder does what a PASSIVE one does.
-func (s *Store) checkpointed(mode string) (length int64, err error) {
-	_, err = s.checkpoint.one("PRAGMA wal_checkpoint("+mode+")", nil, func(r row) { length = r.int(1) })
-	return length, err
+// checkpointed runs a checkpoint and returns how many pages the log has, and how
+// many of them are in the database as well. A RESTART that readers hinder does
+// what a PASSIVE one does, and a NOOP only looks.
+func (s *Store) checkpointed(mode string) (length, moved int64, err error) {
+	_, err = s.checkpoint.one("PRAGMA wal_checkpoint("+mode+")", nil, func(r row) { length, moved = r.int(1), r.int(2) })
+	return length, moved, err
 }

@@ -599,6 +599,39 @@ func TestLogIsKeptShort(t *testing.T) {
 	consistent(t, s)
 }
 
+// Operations that are committed together share pages: no checkpoint comes for
+// each thousand of them.
+func TestCheckpointsCountPages(t *testing.T) {
+	s := openNew(t)
+	j := createJob(t, s, 1)
+	at := start
+	for range 5 {
+		var ops []store.Op
+		for range s.pace.passiveAfter / 4 {
+			f := fireAt(j, at)
+			ops = append(ops, f, finish(f.Execution, at))
+			at = at.Add(time.Minute)
+		}
+		for _, a := range s.Do(t.Context(), at, ops) {
+			if a.Outcome != store.Done {
+				t.Fatalf("%+v", a)
+			}
+		}
+	}
+	other, err := s.outside()
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeAfter(t, other)
+	var length, moved int64
+	if _, err := other.one(`PRAGMA wal_checkpoint(NOOP)`, nil, func(r row) { length, moved = r.int(1), r.int(2) }); err != nil {
+		t.Fatal(err)
+	}
+	if moved != 0 || length == 0 || length > int64(s.pace.passiveAfter) {
+		t.Errorf("%d of %d pages were moved", moved, length)
+	}
+}
+
 func TestContextEndsWhileWaiting(t *testing.T) {
 	s := openNew(t)
 	j := createJob(t, s, 1)
