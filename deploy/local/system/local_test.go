@@ -25,6 +25,9 @@ type status struct {
 	GRPC       string          `json:"grpc"`
 	Registries []endpoint      `json:"registries"`
 	MongoDBURI string          `json:"mongodb_uri"`
+	WebhookURL string          `json:"webhook_url"`
+	WebhookDir string          `json:"webhook_dir"`
+	MailDir    string          `json:"mail_dir"`
 	Users      map[string]user `json:"users"`
 	Processes  map[string]int  `json:"processes"`
 }
@@ -150,7 +153,7 @@ func TestLocalRun(t *testing.T) {
 			t.Errorf("%s: %v, %v", path, info, err)
 		}
 	}
-	for _, name := range []string{"registry-1", "executor-1", "executor-2", "standin"} {
+	for _, name := range []string{"registry-1", "executor-1", "executor-2", "standin", "mail", "webhooks"} {
 		if pid := s.Processes[name]; pid == 0 || !alive(pid) {
 			t.Errorf("%s has the process id %d", name, pid)
 		}
@@ -158,7 +161,7 @@ func TestLocalRun(t *testing.T) {
 	if len(s.Registries) != 1 || s.Registries[0] != (endpoint{"registry-1", s.HTTP, s.GRPC}) {
 		t.Errorf("local.json: %+v", s)
 	}
-	if len(s.Processes) != 4 || !strings.HasPrefix(s.HTTP, "http://127.0.0.1:") || !strings.HasPrefix(s.MongoDBURI, "mongodb://") {
+	if len(s.Processes) != 6 || !strings.HasPrefix(s.HTTP, "http://127.0.0.1:") || !strings.HasPrefix(s.MongoDBURI, "mongodb://") {
 		t.Errorf("local.json: %+v", s)
 	}
 	for role, user := range s.Users { // the passwords are good, too
@@ -167,6 +170,9 @@ func TestLocalRun(t *testing.T) {
 		if err != nil || answer.Role != role {
 			t.Errorf("log in as %s: %+v, %v", role, answer, err)
 		}
+	}
+	if info, err := os.Stat(s.MailDir); err != nil || !info.IsDir() || filepath.Dir(s.MailDir) != dir {
+		t.Errorf("mail_dir: %q, %v", s.MailDir, err)
 	}
 	jobs := theFirstJobs(t, s)
 
@@ -188,7 +194,7 @@ func TestLocalRun(t *testing.T) {
 			if now.Processes[name] == pid || !alive(now.Processes[name]) {
 				return fmt.Errorf("%s was not started again: %+v", name, now.Processes)
 			}
-			if now.HTTP != s.HTTP || now.GRPC != s.GRPC || now.MongoDBURI != s.MongoDBURI {
+			if now.HTTP != s.HTTP || now.GRPC != s.GRPC || now.MongoDBURI != s.MongoDBURI || now.WebhookURL != s.WebhookURL {
 				t.Fatalf("other addresses: %+v", now)
 			}
 			return s.client("super_admin").Ready(ctx)
@@ -219,7 +225,7 @@ func TestLocalRun(t *testing.T) {
 
 	third := localRun(t, bin, dir, "ALMANAC_EXECUTORS=1")
 	again := third.up()
-	if len(again.Processes) != 3 || again.Users["admin"] != s.Users["admin"] {
+	if len(again.Processes) != 5 || again.Users["admin"] != s.Users["admin"] {
 		t.Errorf("the next start: %+v", again)
 	}
 	for name, job := range theFirstJobs(t, again) {
@@ -262,12 +268,12 @@ func TestLocalRunOnMongoDB(t *testing.T) {
 	settings := []string{"ALMANAC_STORE=mongodb", "ALMANAC_REPLICAS=3", "ALMANAC_EXECUTORS=1"}
 	many := localRun(t, bin, dir, settings...)
 	first := many.up()
-	for _, name := range []string{"registry-1", "registry-2", "registry-3", "executor-1", "standin", "store"} {
+	for _, name := range []string{"registry-1", "registry-2", "registry-3", "executor-1", "standin", "store", "mail", "webhooks"} {
 		if pid := first.Processes[name]; pid == 0 || !alive(pid) {
 			t.Errorf("%s has the process id %d", name, pid)
 		}
 	}
-	if len(first.Processes) != 6 || len(first.Registries) != 3 || first.Registries[0].HTTP != first.HTTP || first.Registries[0].GRPC != first.GRPC {
+	if len(first.Processes) != 8 || len(first.Registries) != 3 || first.Registries[0].HTTP != first.HTTP || first.Registries[0].GRPC != first.GRPC {
 		t.Errorf("local.json: %+v", first)
 	}
 	if first.Users["super_admin"] == s.Users["super_admin"] {
