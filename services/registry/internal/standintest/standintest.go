@@ -269,9 +269,7 @@ var built = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(folder, "standin")
-	build := exec.CommandContext(context.Background(), "go", "build", "-trimpath", "-o", path, ".")
-	build.Dir = filepath.Join(root, "deploy", "standin")
-	build.Env = append(build.Environ(), "GOWORK=off", "CGO_ENABLED=0")
+	build := exec.CommandContext(context.Background(), "make", "-C", root, "standin", "BIN=.cache/standintest")
 	if text, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w\n%s", err, text)
 	}
