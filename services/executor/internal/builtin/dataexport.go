@@ -320,7 +320,6 @@ func (e *export) write(ctx context.Context, db *database, into *bucket, total in
 	if err != nil {
 		return nil, e.failure(err)
 	}
-	defer written.discard()
 	var count int64
 	err = db.each(ctx, q, func(document bson.Raw, n int64) error {
 		if n > e.maxDocuments {

@@ -531,6 +531,43 @@ func TestRecordsOfOneEmptyFieldAreKept(t *testing.T) {
 	}
 }
 
+func TestWorkbookHoldsAnyText(t *testing.T) {
+	texts := []string{"<&>\"'", "_x000D_ and _xZZ", "a\tb\nc\rd", " spaces ", "\x01\xff", "😀", ""}
+	document := bson.D{}
+	var names []string
+	for i, text := range texts {
+		names = append(names, columnLetters(i)+"<"+text)
+		document = append(document, bson.E{Key: fmt.Sprint("f", i), Value: text})
+	}
+	wanted := columnsOf([]string{"f0", "f1", "f2", "f3", "f4", "f5", "f6"})
+	wanted.names = names
+	var out bytes.Buffer
+	made, err := newXLSX(&wanted, &out)
+	if err == nil {
+		err = errors.Join(made.write(mustMarshal(t, document)), made.close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	book, err := excelize.OpenReader(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer book.Close()
+	got, err := book.GetRows("Data")
+	if want := [][]string{
+		{"A<<&>\"'", "B<_x000D_ and _xZZ", "C<a\tb\nc\rd", "D< spaces ", "E<\ufffd\ufffd", "F<😀", "G<"},
+		{"<&>\"'", "_x000D_ and _xZZ", "a\tb\nc\rd", " spaces ", "\ufffd\ufffd", "😀"},
+	}; err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q (%v)", got, err)
+	}
+	for i, want := range map[int]string{0: "A", 25: "Z", 26: "AA", 701: "ZZ", 702: "AAA"} {
+		if got := columnLetters(i); got != want {
+			t.Errorf("column %d is %s, want %s", i, got, want)
+		}
+	}
+}
+
 func TestSheetsAreContinued(t *testing.T) {
 	wanted := columnsOf([]string{"a"})
 	var out bytes.Buffer
@@ -538,10 +575,9 @@ func TestSheetsAreContinued(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer made.discard()
 	for i := range 3 {
 		if i > 0 {
-			made.next = sheetRows + 1 // as after that many rows
+			made.book.row = maxSheetRows // as after that many rows
 		}
 		if err := made.write(mustMarshal(t, bson.D{{Key: "a", Value: i}})); err != nil {
 			t.Fatal(err)

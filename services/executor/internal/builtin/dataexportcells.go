@@ -23,10 +23,8 @@ const maxColumns = 1_000
 
 // cell is a value in a table.
 type cell struct {
-	kind   cellKind
-	text   string  // what a CSV file has; for text, before it is made harmless
-	number float64 // exact, for cellNumber
-	truth  bool
+	kind cellKind
+	text string // what a CSV file has; for text, before it is made harmless
 }
 
 type cellKind int
@@ -201,22 +199,22 @@ func cellOf(value bson.RawValue) (cell, error) {
 	case bson.TypeDateTime:
 		return text(time.UnixMilli(value.DateTime()).UTC().Format(time.RFC3339Nano))
 	case bson.TypeBoolean:
-		return cell{kind: cellBool, text: strconv.FormatBool(value.Boolean()), truth: value.Boolean()}, nil
+		return cell{kind: cellBool, text: strconv.FormatBool(value.Boolean())}, nil
 	case bson.TypeInt32:
-		return cell{kind: cellNumber, text: strconv.Itoa(int(value.Int32())), number: float64(value.Int32())}, nil
+		return cell{kind: cellNumber, text: strconv.Itoa(int(value.Int32()))}, nil
 	case bson.TypeInt64:
 		n := value.Int64()
 		kind := cellNumber
 		if n > spreadsheetDigits || n < -spreadsheetDigits {
 			kind = cellDigits
 		}
-		return cell{kind: kind, text: strconv.FormatInt(n, 10), number: float64(n)}, nil
+		return cell{kind: kind, text: strconv.FormatInt(n, 10)}, nil
 	case bson.TypeDouble:
 		f := value.Double()
 		if math.IsNaN(f) || math.IsInf(f, 0) {
 			return text(strconv.FormatFloat(f, 'g', -1, 64))
 		}
-		return cell{kind: cellNumber, text: strconv.FormatFloat(f, 'g', -1, 64), number: f}, nil
+		return cell{kind: cellNumber, text: strconv.FormatFloat(f, 'g', -1, 64)}, nil
 	case bson.TypeDecimal128:
 		d := value.Decimal128()
 		if d.IsNaN() || d.IsInf() != 0 {

@@ -1,18 +1,13 @@
 package builtin
 
 import (
-	"archive/zip"
 	"bufio"
 	"encoding/csv"
 	"fmt"
 	"io"
-	"os"
-	"unicode/utf8"
 
-	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/xuri/excelize/v2"
 	"go.mongodb.org/mongo-driver/v2/bson"
 )
 
@@ -31,13 +26,9 @@ const (
 	writeBuffer = 256 << 10 // bytes between a format and its bucket
 	zstdWindow  = 1 << 20   // bytes; larger ones need more memory on both sides
 
-	// A sheet that would have more rows, or more text, is continued on the next:
-	// the first is the limit of spreadsheets, the second keeps the sheet's XML far
-	// below the 4 GiB from which its container needs another form.
-	sheetRows = excelize.TotalRows
-	sheetText = 512 << 20
-
-	maxCellText = excelize.TotalCellChars
+	// sheetBytes is where a sheet is continued on the next: from 4 GiB of XML on its
+	// container would need another form, which not every program reads.
+	sheetBytes = 2 << 30
 )
 
 // rows takes documents and writes them in one format.
@@ -45,8 +36,6 @@ type rows interface {
 	write(document bson.Raw) error
 	// close writes what is still to be written. What is beneath stays open.
 	close() error
-	// discard lets go of what is kept meanwhile, also after close.
-	discard()
 	// remarks tells what people should know of what was written.
 	remarks() remarks
 }
@@ -125,8 +114,6 @@ func (r *ndjsonRows) write(document bson.Raw) error {
 
 func (r *ndjsonRows) close() error { return r.out.Flush() }
 
-func (*ndjsonRows) discard() {}
-
 func (*ndjsonRows) remarks() remarks { return remarks{} }
 
 // csvRows writes a header and one record for each document.
@@ -185,69 +172,39 @@ func (r *csvRows) close() error {
 	return r.buffer.Flush()
 }
 
-func (*csvRows) discard() {}
-
 func (r *csvRows) remarks() remarks { return r.noted }
 
-// xlsxRows writes a workbook. Its sheets are gathered in a temporary file and
-// compressed into w at the end.
+// xlsxRows writes a workbook with a header and one row for each document, on as
+// many sheets as that takes.
 type xlsxRows struct {
 	columns *columns
-	out     io.Writer
-	file    *excelize.File
-	bold    int
+	buffer  *bufio.Writer
+	book    *workbook
 	sheets  int
-	sheet   *excelize.StreamWriter
-	next    int // row, from 1
-	text    int // bytes in the sheet
 	cells   []cell
-	values  []any
-	noted   remarks
+	missed  int64
 }
 
 func newXLSX(c *columns, w io.Writer) (*xlsxRows, error) {
-	r := &xlsxRows{
-		columns: c, out: w, file: excelize.NewFile(excelize.Options{TmpDir: os.TempDir()}),
-		cells: make([]cell, len(c.names)), values: make([]any, len(c.names)),
-	}
-	var err error
-	if r.bold, err = r.file.NewStyle(&excelize.Style{Font: &excelize.Font{Bold: true}}); err != nil {
-		return nil, err
-	}
+	buffer := bufio.NewWriterSize(w, writeBuffer)
+	r := &xlsxRows{columns: c, buffer: buffer, book: newWorkbook(buffer), cells: make([]cell, len(c.names))}
 	return r, r.begin()
 }
 
 // begin begins a sheet with the header.
 func (r *xlsxRows) begin() error {
-	r.sheets++
 	name := "Data"
-	var err error
-	if r.sheets == 1 {
-		err = r.file.SetSheetName("Sheet1", name)
-	} else {
+	if r.sheets++; r.sheets > 1 {
 		name = fmt.Sprintf("Data %d", r.sheets)
-		_, err = r.file.NewSheet(name)
 	}
-	if err != nil {
+	if err := r.book.sheet(name, len(r.columns.names)); err != nil {
 		return err
 	}
-	if r.sheet, err = r.file.NewStreamWriter(name); err != nil {
-		return err
-	}
-	if err := r.sheet.SetPanes(&excelize.Panes{Freeze: true, YSplit: 1, TopLeftCell: "A2", ActivePane: "bottomLeft"}); err != nil {
-		return err
-	}
-	if len(r.columns.names) > 0 {
-		if err := r.sheet.SetColWidth(1, len(r.columns.names), 22); err != nil {
-			return err
-		}
-	}
-	header := make([]any, len(r.columns.names))
+	header := make([]cell, len(r.columns.names))
 	for i, column := range r.columns.names {
-		header[i] = excelize.Cell{StyleID: r.bold, Value: r.fit(harmless(column))}
+		header[i] = cell{kind: cellText, text: column}
 	}
-	r.next, r.text = 2, 0
-	return r.sheet.SetRow("A1", header)
+	return r.book.write(header, styleBold)
 }
 
 func (r *xlsxRows) write(document bson.Raw) error {
@@ -256,67 +213,21 @@ func (r *xlsxRows) write(document bson.Raw) error {
 		return err
 	}
 	if missed {
-		r.noted.missed++
+		r.missed++
 	}
-	if r.next > sheetRows || r.text > sheetText {
-		if err := r.sheet.Flush(); err != nil {
-			return err
-		}
+	if r.book.row >= maxSheetRows || r.book.bytes > sheetBytes {
 		if err := r.begin(); err != nil {
 			return err
 		}
 	}
-	for i, c := range r.cells {
-		switch c.kind {
-		case cellEmpty:
-			r.values[i] = nil
-		case cellNumber:
-			r.values[i] = c.number
-		case cellBool:
-			r.values[i] = c.truth
-		case cellDigits:
-			r.values[i] = c.text
-		case cellText:
-			r.values[i] = r.fit(harmless(c.text))
-		}
-		r.text += len(c.text)
-	}
-	at, err := excelize.CoordinatesToCellName(1, r.next)
-	if err != nil {
-		return err
-	}
-	r.next++
-	return r.sheet.SetRow(at, r.values)
-}
-
-// fit cuts a text to what a cell takes, and counts that.
-func (r *xlsxRows) fit(s string) string {
-	if len(s) <= maxCellText || utf8.RuneCountInString(s) <= maxCellText {
-		return s
-	}
-	r.noted.cut++
-	return string([]rune(s)[:maxCellText])
+	return r.book.write(r.cells, 0)
 }
 
 func (r *xlsxRows) close() error {
-	if err := r.sheet.Flush(); err != nil {
+	if err := r.book.close(); err != nil {
 		return err
 	}
-	buffer := bufio.NewWriterSize(r.out, writeBuffer)
-	// The package would gather the whole file in memory. Into its own writer it
-	// writes as it goes.
-	r.file.SetZipWriter(func(io.Writer) excelize.ZipWriter {
-		packer := zip.NewWriter(buffer)
-		packer.RegisterCompressor(zip.Deflate, func(w io.Writer) (io.WriteCloser, error) { return flate.NewWriter(w, flate.DefaultCompression) })
-		return packer
-	})
-	if err := r.file.Write(io.Discard); err != nil {
-		return err
-	}
-	return buffer.Flush()
+	return r.buffer.Flush()
 }
 
-// discard removes the temporary files.
-func (r *xlsxRows) discard() { _ = r.file.Close() }
-
-func (r *xlsxRows) remarks() remarks { return r.noted }
+func (r *xlsxRows) remarks() remarks { return remarks{missed: r.missed, cut: r.book.cut} }

@@ -24,6 +24,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/x/mongo/driver/connstring"
 
 	"github.com/almanac-scheduler/almanac/pkg/template"
+	"github.com/almanac-scheduler/almanac/pkg/template/runner"
 )
 
 // server is the MongoDB that the tests of this package share: the one that
@@ -39,6 +40,9 @@ type sharedServer struct {
 }
 
 func TestMain(m *testing.M) {
+	if os.Getenv(runnerVariable) != "" { // see inChild
+		os.Exit(runner.Main(Templates()...))
+	}
 	m.Run()
 	if server.stop != nil {
 		if err := server.stop(); err != nil {
