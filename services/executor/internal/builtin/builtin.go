@@ -6,10 +6,12 @@ import "github.com/almanac-scheduler/almanac/pkg/template"
 // Templates returns the shipped templates, ordered by type.
 func Templates() []template.JobTemplate {
 	return []template.JobTemplate{
+		backup{},
 		channelMessage{},
 		dataExport{},
 		databaseCleanup{},
 		emailNotification{},
+		restore{},
 		testScheduler{},
 		ticketCleanup{},
 		webhookTrigger{},
