@@ -59,8 +59,8 @@ func (s *Sink) Serve(ctx context.Context, listener net.Listener) error {
 	server.MaxMessageBytes, server.MaxRecipients = maxMessageBytes, maxRecipients
 	server.ReadTimeout, server.WriteTimeout = idleTime, idleTime
 	stop := context.AfterFunc(ctx, func() {
-		server.Close()
-		listener.Close() // which the server may not know yet
+		_ = server.Close() // Serve returns, whatever it says
+		listener.Close()   // which the server may not know yet
 	})
 	defer stop()
 	if err := server.Serve(listener); err != nil && ctx.Err() == nil {
@@ -99,7 +99,7 @@ func (s *Sink) keep(from, to string, message []byte) error {
 		err = os.Rename(file.Name(), filepath.Join(s.dir, name))
 	}
 	if err != nil {
-		os.Remove(file.Name())
+		err = errors.Join(err, os.Remove(file.Name()))
 	}
 	return err
 }

@@ -94,9 +94,15 @@ func TestSomeAreRefused(t *testing.T) {
 		to   string
 		code int
 	}{
-		{"nobody@example.com", 550}, {"Nobody@example.com", 550}, {"somebody@example.com", 0},
-		{"refused-once@example.com", 451}, {"refused-once@example.com", 0}, {"refused-once@example.com", 451},
-		{"refused-once+ann@example.com", 451}, {"refused-once+ann@example.com", 0}, {"nobody@example.com", 550},
+		{"nobody@example.com", 550},
+		{"Nobody@example.com", 550},
+		{"somebody@example.com", 0},
+		{"refused-once@example.com", 451},
+		{"refused-once@example.com", 0},
+		{"refused-once@example.com", 451},
+		{"refused-once+ann@example.com", 451},
+		{"refused-once+ann@example.com", 0},
+		{"nobody@example.com", 550},
 	} {
 		if got := code(client.Rcpt(c.to, nil)); got != c.code {
 			t.Errorf("%s: %d, want %d", c.to, got, c.code)

@@ -432,7 +432,13 @@ func (d *mailDraft) message(to string) ([]byte, error) {
 func (d *mailDraft) messageID(to string) string {
 	sum := sha256.Sum256([]byte(d.execution + "\n" + to))
 	_, domain, _ := strings.Cut(d.from.Address, "@")
-	return d.execution + "." + hex.EncodeToString(sum[:8]) + "@" + domain
+	execution := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' {
+			return r
+		}
+		return '-'
+	}, d.execution)
+	return execution + "." + hex.EncodeToString(sum[:8]) + "@" + domain
 }
 
 // mailing is how far a message has come with each recipient.

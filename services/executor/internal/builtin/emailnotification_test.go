@@ -79,7 +79,9 @@ func openPostOffice(t *testing.T, listen string, change func(*postOffice)) *post
 	go func() { served <- p.server.Serve(listener) }()
 	t.Cleanup(func() {
 		p.server.Close()
-		<-served
+		if err := <-served; err != nil {
+			t.Errorf("post office: %v", err)
+		}
 	})
 	return p
 }
@@ -446,7 +448,7 @@ func TestMailHasTheSameIdentityInEachAttempt(t *testing.T) {
 	p := openPostOffice(t, "127.0.0.1:0", nil)
 	run, _ := newMail(p.connection(), nil)
 	other := *run
-	other.ExecutionID = "exec_other"
+	other.ExecutionID = "exec_other:<1>.."
 	for _, r := range []*template.Run{run, run, &other} {
 		if _, err := (emailNotification{}).Execute(t.Context(), r); err != nil {
 			t.Fatal(err)
@@ -456,7 +458,7 @@ func TestMailHasTheSameIdentityInEachAttempt(t *testing.T) {
 	for _, a := range p.letters() {
 		ids = append(ids, a.read(t).header.Get("Message-Id"))
 	}
-	if len(ids) != 3 || ids[0] != ids[1] || ids[1] == ids[2] || !strings.HasPrefix(ids[0], "<exec_test.") || !strings.HasSuffix(ids[0], "@example.com>") {
+	if len(ids) != 3 || ids[0] != ids[1] || ids[1] == ids[2] || !strings.HasPrefix(ids[0], "<exec_test.") || !strings.HasSuffix(ids[0], "@example.com>") || !strings.HasPrefix(ids[2], "<exec_other--1---.") {
 		t.Errorf("message ids %v", ids)
 	}
 }
@@ -660,7 +662,9 @@ func openEncrypted(t *testing.T, changes []func(*postOffice)) *postOffice {
 	go func() { served <- p.server.Serve(listener) }()
 	t.Cleanup(func() {
 		listener.Close()
-		<-served
+		if err := <-served; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("post office: %v", err)
+		}
 	})
 	p.address = listener.Addr().String()
 	return p
