@@ -1,6 +1,8 @@
 package system
 
 import (
+	"context"
+	"fmt"
 	"net/http"
 	"net/mail"
 	"os"
@@ -60,6 +62,19 @@ func TestMail(t *testing.T) {
 	if got := letters(t, r.MailDir); len(got) != 4 || got[3].Get("Subject") != "Good" {
 		t.Errorf("there are %d letters", len(got))
 	}
+
+	// Who wants to know of failures hears of one.
+	alarm := r.job("alarm", "test_scheduler", rest.Object{"fail": true, "message": "Hello <you>"}, rest.Object{
+		"retry_policy": rest.Object{"max_retries": 0}, "notifications": rest.Object{"on_success": []string{}, "on_failure": []string{"ops@example.com"}},
+	})
+	ended(t, r.super, run(t, r.super, alarm), "failed")
+	within(t, soon, func(context.Context) error {
+		got := letters(t, r.MailDir)
+		if last := got[len(got)-1]; last.Get("Delivered-To") != "ops@example.com" || !strings.HasPrefix(last.Get("Subject"), "alarm: ") {
+			return fmt.Errorf("the last letter is %v", last)
+		}
+		return nil
+	})
 
 	// What cannot be an address, or a subject, is refused when it is saved.
 	for field, value := range map[string]any{"recipients": []string{"ann@example.com\r\nBcc: eve@example.com"}, "subject": "a\nb"} {
