@@ -80,6 +80,7 @@ func TestFleet(t *testing.T) {
 	clients := []*rest.Client{r.Registries[0].Client(r.Users.SuperAdmin), r.Registries[1].Client(r.Users.SuperAdmin)}
 	t.Run("any registry", func(t *testing.T) { anyRegistry(t, r, clients) })
 	t.Run("cancel elsewhere", func(t *testing.T) { cancelElsewhere(t, clients) })
+	t.Run("drain elsewhere", func(t *testing.T) { drainElsewhere(t, clients) })
 	t.Run("rolling restart", func(t *testing.T) { rollingRestart(t, r, clients) })
 }
 
@@ -140,6 +141,38 @@ func cancelElsewhere(t *testing.T, clients []*rest.Client) {
 			t.Errorf("it tells %s", show(e))
 		}
 	}
+}
+
+// drainElsewhere drains an executor at one registry, and asks the other for runs.
+func drainElsewhere(t *testing.T, clients []*rest.Client) {
+	job := createJob(t, clients[0], "not on the drained one", "test_scheduler", nil, nil)
+	drained := worker(t, clients[1], "executor-1", func(w rest.Worker) bool { return w.Status == "ready" })
+	if err := clients[1].Do(t.Context(), http.MethodPost, rest.Workers+"/"+drained.ID+"/drain", nil, rest.Object{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	worker(t, clients[0], "executor-1", func(w rest.Worker) bool { return w.Status == "draining" })
+	await(t, soon, 100*time.Millisecond, func(context.Context) error { // until it was told
+		for range 4 {
+			if e := ended(t, clients[0], run(t, clients[0], job), "success"); value(e.ExecutionHost) != "executor-2" {
+				return fmt.Errorf("the drained executor gets work: %s", show(e))
+			}
+		}
+		return nil
+	})
+	for range 6 {
+		if e := ended(t, clients[0], run(t, clients[0], job), "success"); value(e.ExecutionHost) != "executor-2" {
+			t.Errorf("the drained executor got work: %s", show(e))
+		}
+	}
+	if err := clients[0].Do(t.Context(), http.MethodPost, rest.Workers+"/"+drained.ID+"/resume", nil, rest.Object{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	await(t, soon, 100*time.Millisecond, func(context.Context) error {
+		if e := ended(t, clients[1], run(t, clients[1], job), "success"); value(e.ExecutionHost) != "executor-1" {
+			return fmt.Errorf("the resumed executor gets no work: %s", show(e))
+		}
+		return nil
+	})
 }
 
 // asker asks one run after the other of a fleet, at whatever registry answers,
