@@ -159,11 +159,11 @@ func (e *Execution) settle(status Status, completed time.Time) *Execution {
 	return &c
 }
 
-// keepUntilGone lets an ended record keep what e held for as long as a process
-// of it may be left.
-func (c *Execution) keepUntilGone(e *Execution, now time.Time) {
-	if e.Exclusive || e.Seat != 0 {
-		c.Exclusive, c.Seat, c.WakeAt = e.Exclusive, e.Seat, e.goneBy(now)
+// keepUntilGone lets an ended record keep what it held before, for as long as a
+// process of it may be left.
+func (e *Execution) keepUntilGone(before *Execution, now time.Time) {
+	if before.Exclusive || before.Seat != 0 {
+		e.Exclusive, e.Seat, e.WakeAt = before.Exclusive, before.Seat, before.goneBy(now)
 	}
 }
 

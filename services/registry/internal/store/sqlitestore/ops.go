@@ -328,7 +328,7 @@ func (w *writer) changeRecord(c *store.Change) (store.Answer, error) {
 		if rec.state == st {
 			return store.Answer{Outcome: store.Done}, nil
 		}
-		matches := rec.state.status == from && rec.state.token == c.Token && !(c.Uncancelled && rec.CancelRequested)
+		matches := rec.state.status == from && rec.state.token == c.Token && (!c.Uncancelled || !rec.CancelRequested)
 		return store.Answer{Outcome: store.Lost, Execution: rec.Execution, SeatTaken: matches}, nil
 	}
 	for _, e := range c.Follow {

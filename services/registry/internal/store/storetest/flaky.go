@@ -186,7 +186,7 @@ func runLossy(t *testing.T, opener Opener, small bool) {
 	if small {
 		seeds, names = 1, 6
 	}
-	for seed := range uint64(seeds) { //nolint:gosec // few
+	for seed := range uint64(seeds) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			s := begin(t, opener(t), small)
 			plain := s.Store

@@ -244,7 +244,7 @@ func runModel(t *testing.T, opener Opener, small, lossy bool) {
 	if small {
 		seeds, steps, often = 2, 90, 45
 	}
-	for seed := range uint64(seeds) { //nolint:gosec // few
+	for seed := range uint64(seeds) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			w := &walk{
 				suite: begin(t, opener(t), small), m: newModel(), now: start,

@@ -420,12 +420,11 @@ var seatTests = map[string]func(*suite){
 			w[next] = l.To
 			next++
 		}
-		become := func(to *job.Execution) *job.Execution {
+		become := func(to *job.Execution) {
 			s.Helper()
 			s.done(change(w[next-1], to))
 			s.stands(to)
 			w[next-1] = to
-			return to
 		}
 		l := lease(w[0], 1, 1)
 		s.done(l)
