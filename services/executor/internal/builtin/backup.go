@@ -639,7 +639,7 @@ func readObject(ctx context.Context, from *bucket, name string, use func(io.Read
 	if err != nil {
 		return err
 	}
-	defer reader.Close()
+	defer func() { _ = reader.Close() }() // what was read was read
 	return use(objectReader{ctx, from, name, reader})
 }
 

@@ -38,6 +38,7 @@ const (
 	maxDocument = 16<<20 + 16<<10
 	maxMetadata = 4 << 20
 	maxManifest = 16 << 20
+	maxPadding  = 1 << 20 // of the tar; tar itself writes 10 KiB at most
 
 	// codeDamaged is the error code of an archive that is not what it was.
 	codeDamaged = "damaged"
@@ -316,8 +317,11 @@ func walkArchive(ctx context.Context, archive io.Reader, each func(path string, 
 			return damaged(fmt.Errorf("%q: %w", header.Name, err))
 		}
 	}
-	// The checksum of the compression stands at the end.
-	if _, err := io.Copy(io.Discard, gz); err != nil {
+	// The checksum of the compression stands after the padding.
+	switch _, err := io.CopyN(io.Discard, gz, maxPadding); {
+	case err == nil:
+		return damaged(errors.New("something comes after its end"))
+	case !isEOF(err):
 		return damaged(err)
 	}
 	return nil

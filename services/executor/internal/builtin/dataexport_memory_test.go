@@ -142,6 +142,14 @@ func (m *manyDocuments) answer(command bson.Raw, sent *int64) ([]byte, error) {
 		})
 	case "count":
 		return bson.Marshal(bson.D{{Key: "n", Value: m.count}, ok})
+	case "listCollections":
+		return bson.Marshal(bson.D{{Key: "cursor", Value: bson.D{
+			{Key: "firstBatch", Value: bson.A{bson.D{{Key: "name", Value: "users"}, {Key: "type", Value: "collection"}}}},
+			{Key: "id", Value: int64(0)},
+			{Key: "ns", Value: "big.$cmd.listCollections"},
+		}}, ok})
+	case "listIndexes":
+		return bson.Marshal(bson.D{{Key: "cursor", Value: bson.D{{Key: "firstBatch", Value: bson.A{}}, {Key: "id", Value: int64(0)}, {Key: "ns", Value: "big.users"}}}, ok})
 	case "find", "getMore":
 		if name == "find" {
 			*sent = 0
