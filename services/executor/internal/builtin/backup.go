@@ -644,7 +644,7 @@ func readObject(ctx context.Context, from *bucket, name string, use func(io.Read
 }
 
 type objectReader struct {
-	ctx    context.Context //nolint:containedctx // of the one call of readObject
+	ctx    context.Context // of the one call of readObject
 	bucket *bucket
 	name   string
 	from   io.Reader

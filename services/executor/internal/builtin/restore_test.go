@@ -511,3 +511,54 @@ func TestIdThatIsADocumentIsNoOperator(t *testing.T) {
 		t.Errorf("got %v", filter)
 	}
 }
+
+func TestOptionsOfCollectionsComeBack(t *testing.T) {
+	db, database := newDatabase(t)
+	if err := db.CreateCollection(t.Context(), "users", options.CreateCollection().SetCapped(true).SetSizeInBytes(4096).SetMaxDocuments(100)); err != nil {
+		t.Fatal(err)
+	}
+	insert(t, db, "users", bson.D{{Key: "_id", Value: 1}})
+	_, archives := newFolder(t)
+	backedUp(t, nil, database, archives)
+	for _, mode := range []string{modeKeep, modeReplace} {
+		restored(t, really(map[string]any{"mode": mode, "suffix": "_restored"}), database, archives)
+		restored(t, really(map[string]any{"mode": mode, "suffix": "_restored"}), database, archives)
+		specifications, err := db.ListCollectionSpecifications(t.Context(), bson.D{{Key: "name", Value: bson.D{{Key: "$in", Value: bson.A{"users", "users_restored"}}}}})
+		if err != nil || len(specifications) != 2 {
+			t.Fatalf("%v, %v", specifications, err)
+		}
+		if first, second := specifications[0].Options, specifications[1].Options; !bytes.Equal(first, second) || !first.Lookup("capped").Boolean() {
+			t.Errorf("%s: the options are %v and %v", mode, first, second)
+		}
+	}
+}
+
+func TestRestoreWarnsOfIndexesThatDelete(t *testing.T) {
+	var out bytes.Buffer
+	archive := newBackupWriter(&out, backupManifest{Format: backupFormat, Version: backupVersion, Database: "shop", ScheduledFor: origin})
+	data, err := spool(t.Context(), &rawSource{numbered(t, 1)}, 1<<20, ignoreProgress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.discard()
+	metadata := collectionMetadata{CollectionName: "users", Type: "collection", Indexes: []bson.D{
+		{{Key: "key", Value: bson.D{{Key: "seen", Value: int32(1)}}}, {Key: "name", Value: "seen_1"}, {Key: "expireAfterSeconds", Value: int32(3600)}},
+	}}
+	if err := archive.add(metadata, data); err != nil {
+		t.Fatal(err)
+	}
+	if err := archive.finish(); err != nil {
+		t.Fatal(err)
+	}
+	_, database := newDatabase(t)
+	_, archives := newFolder(t)
+	write(t, mustOpen(t, archives), firstArchive, out.Bytes())
+	run, recorder := newBackupRun(t, restore{}, nil, database, archives)
+	if _, err := (restore{}).Execute(t.Context(), run); err != nil {
+		t.Fatal(err)
+	}
+	want := "WARN The index seen_1 of users makes the server delete documents 3600 seconds after the time in them: old ones go soon after they are restored"
+	if !slices.Contains(recorder.Lines(), want) {
+		t.Errorf("log %q", recorder.Lines())
+	}
+}
