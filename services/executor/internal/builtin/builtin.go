@@ -12,6 +12,7 @@ func Templates() []template.JobTemplate {
 		databaseCleanup{},
 		emailNotification{},
 		restore{},
+		reportGeneration{},
 		testScheduler{},
 		ticketCleanup{},
 		webhookTrigger{},

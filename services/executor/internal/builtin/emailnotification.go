@@ -336,6 +336,13 @@ type mailDraft struct {
 	subject, text, html string
 	from, replyTo       *mail.Address // the latter may be nil
 	execution           string
+	attached            []mailAttachment
+}
+
+// mailAttachment is a file that goes with a message.
+type mailAttachment struct {
+	name, kind string // kind is its media type
+	content    []byte
 }
 
 // mailView is what layouts see.
@@ -421,6 +428,11 @@ func (d *mailDraft) message(to string) ([]byte, error) {
 	m.SetBodyString(gomail.TypeTextPlain, d.text)
 	if d.html != "" {
 		m.AddAlternativeString(gomail.TypeTextHTML, d.html)
+	}
+	for _, a := range d.attached {
+		if err := m.AttachReader(a.name, bytes.NewReader(a.content), gomail.WithFileContentType(gomail.ContentType(a.kind))); err != nil {
+			return nil, err
+		}
 	}
 	var out bytes.Buffer
 	_, err := m.WriteTo(&out)
