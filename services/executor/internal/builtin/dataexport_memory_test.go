@@ -100,16 +100,14 @@ func (m *manyDocuments) serve(client net.Conn) error {
 			return err
 		}
 		var command bson.Raw
-		var reply []byte
-		kind := uint32(opMsg)
+		reply, kind := []byte{0, 0, 0, 0, 0}, uint32(opMsg) // no flags; a section with one document
 		switch binary.LittleEndian.Uint32(header[12:]) {
 		case opQuery: // the first greeting: flags, name, two numbers, and the command
 			name := strings.IndexByte(string(body[4:]), 0)
 			command = bson.Raw(body[4+name+1+8:])
-			kind, reply = opReply, append(make([]byte, 16), 1, 0, 0, 0)
+			kind, reply = opReply, []byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0} // one document
 		case opMsg:
 			command = bson.Raw(body[5:])
-			reply = make([]byte, 5)
 		default:
 			return fmt.Errorf("unexpected operation %d", binary.LittleEndian.Uint32(header[12:]))
 		}
@@ -137,8 +135,13 @@ func (m *manyDocuments) answer(command bson.Raw, sent *int64) ([]byte, error) {
 	switch name := elements[0].Key(); name {
 	case "hello", "isMaster", "ismaster":
 		return bson.Marshal(bson.D{
-			{Key: "ismaster", Value: true}, {Key: "helloOk", Value: true}, {Key: "maxBsonObjectSize", Value: 16 << 20},
-			{Key: "maxMessageSizeBytes", Value: 48_000_000}, {Key: "maxWriteBatchSize", Value: 100_000}, {Key: "maxWireVersion", Value: 21}, ok,
+			{Key: "ismaster", Value: true},
+			{Key: "helloOk", Value: true},
+			{Key: "maxBsonObjectSize", Value: 16 << 20},
+			{Key: "maxMessageSizeBytes", Value: 48_000_000},
+			{Key: "maxWriteBatchSize", Value: 100_000},
+			{Key: "maxWireVersion", Value: 21},
+			ok,
 		})
 	case "count":
 		return bson.Marshal(bson.D{{Key: "n", Value: m.count}, ok})
@@ -237,19 +240,28 @@ func peakMemory(t *testing.T, pid int) int64 {
 	return 0
 }
 
-// TestExportInConstantMemory exports a million documents of 390 bytes, 100,000 in
-// short mode, in each format: the child never has 100 MB.
+// TestExportInConstantMemory exports a million documents of 390 bytes as CSV, and
+// a tenth of them, for the sake of time, in the other formats: the child never
+// has 100 MB. In short mode there are a tenth of all. With a million each format
+// needs as much as with a tenth.
 func TestExportInConstantMemory(t *testing.T) {
-	count := int64(1_000_000)
-	if testing.Short() {
-		count = 100_000
-	}
 	const most = 100_000_000
-	source := newManyDocuments(t, count)
-	for _, c := range []struct{ format, compression string }{{"csv", "gzip"}, {"ndjson", "zstd"}, {"xlsx", "none"}} {
+	for _, c := range []struct {
+		format, compression string
+		count               int64
+	}{{"csv", "gzip", 1_000_000}, {"ndjson", "zstd", 100_000}, {"xlsx", "none", 100_000}} {
 		t.Run(c.format, func(t *testing.T) {
+			count := c.count
+			if testing.Short() {
+				count /= 10
+			}
+			source := newManyDocuments(t, count)
 			folder, destination := newFolder(t)
-			params, err := json.Marshal(map[string]any{"collection": "users", "format": c.format, "compression": c.compression, "path": "big"})
+			given := map[string]any{"collection": "users", "format": c.format, "compression": c.compression, "path": "big"}
+			if c.format == "csv" {
+				given["fields"] = []string{"_id", "name", "email", "lastActive", "visits", "balance", "active", "address.city", "tags", "note"}
+			}
+			params, err := json.Marshal(given)
 			if err != nil {
 				t.Fatal(err)
 			}

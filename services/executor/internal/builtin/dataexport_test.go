@@ -643,3 +643,29 @@ func TestObjectPath(t *testing.T) {
 		t.Errorf("an id that leaves the folder is accepted: %v", err)
 	}
 }
+
+// BenchmarkRows writes documents as each format has them, uncompressed.
+func BenchmarkRows(b *testing.B) {
+	document, err := bson.Marshal(append(slices.Clone(alice), bson.E{Key: "note", Value: strings.Repeat("Some more text. ", 8)}))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, format := range []string{formatCSV, formatNDJSON, formatXLSX} {
+		b.Run(format, func(b *testing.B) {
+			var wanted columns
+			if err := wanted.discover(document); err != nil {
+				b.Fatal(err)
+			}
+			written, err := newRows(format, false, &wanted, io.Discard)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := written.write(document); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -109,13 +109,6 @@ func objectPath(params map[string]any, run *template.Run, ext string) (string, e
 	return name, nil
 }
 
-// checkObjectPath checks a path at saving, when neither the name of the job nor
-// the time of a run is known.
-func checkObjectPath(params map[string]any) error {
-	_, err := objectPath(params, &template.Run{JobID: "job", JobName: "job", ExecutionID: "exec"}, "ext")
-	return err
-}
-
 // jobSlug makes a name for a folder from the job's. Where that leaves out more
 // than spaces and capitals, a part of the job's id keeps similar names apart.
 func jobSlug(run *template.Run) string {

@@ -166,7 +166,7 @@ func (c *collectionOrder) numberOf(document bson.Raw) (float64, bool, error) {
 		return 0, false, err
 	}
 	number, err := strconv.ParseFloat(found.text, 64)
-	return number, err == nil && !math.IsInf(number, 0), nil //nolint:nilerr // a decimal beyond all floats is no number here
+	return number, err == nil && !math.IsInf(number, 0), nil // a decimal beyond all floats is no number here
 }
 
 // summarise reads the collection and makes the report.

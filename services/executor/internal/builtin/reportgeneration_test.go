@@ -430,17 +430,21 @@ func TestReportOnACollection(t *testing.T) {
 		"average, the rest together": {
 			map[string]any{"group_by": "status", "measure": "average", "field": "amount", "top": 1.0},
 			map[string]any{"Documents": 5.0, "Documents with a number in amount": 4.0, "Average of amount": 4.125, "Groups": 3.0},
-			[][]string{{"open", "3", "7.5"}, {"(others)", "2", "0.75"}}, "all documents of tickets",
+			[][]string{{"open", "3", "7.5"}, {"(others)", "2", "0.75"}},
+			"all documents of tickets",
 		},
 		"minimum": {map[string]any{"measure": "minimum", "field": "amount"}, map[string]any{"Documents": 5.0, "Documents with a number in amount": 4.0, "Minimum of amount": -1.0}, nil, "all documents of tickets"},
 		"maximum by day": {
 			map[string]any{"group_by": "createdAt", "group_per": "day", "measure": "maximum", "field": "amount", "top": 3.0},
 			map[string]any{"Documents": 5.0, "Documents with a number in amount": 4.0, "Maximum of amount": 10.0, "Groups": 4.0},
-			[][]string{{"(none)", "1", "-1"}, {"2025-09-02", "1", "5"}, {"2025-10-17", "1", "10"}, {"2025-10-18", "2", "2.5"}}, "all documents of tickets",
+			[][]string{{"(none)", "1", "-1"}, {"2025-09-02", "1", "5"}, {"2025-10-17", "1", "10"}, {"2025-10-18", "2", "2.5"}},
+			"all documents of tickets",
 		},
 		"by month in a period": {
 			map[string]any{"group_by": "createdAt", "group_per": "month", "date_field": "createdAt", "period": "last_30_days", "filter": map[string]any{"status": "open"}},
-			map[string]any{"Documents": 2.0, "Groups": 1.0}, [][]string{{"2025-10", "2"}}, "tickets with createdAt on 2025-09-19 to 2025-10-18 (Europe/Berlin)",
+			map[string]any{"Documents": 2.0, "Groups": 1.0},
+			[][]string{{"2025-10", "2"}},
+			"tickets with createdAt on 2025-09-19 to 2025-10-18 (Europe/Berlin)",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
