@@ -60,8 +60,8 @@ func (dataExport) Schema() map[string]any {
 				"minItems":    1,
 				"maxItems":    maxFields,
 				"uniqueItems": true,
-				"items":       map[string]any{"type": "string", "minLength": 1, "maxLength": maxName},
-				"examples":    []any{[]any{"_id", "name", "address.city"}},
+				// Not as a list of lists: not every store can keep one.
+				"items": map[string]any{"type": "string", "minLength": 1, "maxLength": maxName, "examples": []any{"_id", "name", "address.city"}},
 			},
 			"limit": map[string]any{
 				"type":        "integer",
