@@ -87,6 +87,10 @@ standin: .cache/standin/go.mod
 run: build ## build, then start the local system (STORE=mongodb REPLICAS=2 EXECUTORS=4); Ctrl-C stops it
 	@exec bin/almanac-local run $(if $(STORE),--store "$(STORE)") $(if $(REPLICAS),--replicas "$(REPLICAS)") $(if $(EXECUTORS),--executors "$(EXECUTORS)")
 
+.PHONY: demo
+demo: build ## show exports, mail, webhooks, backups, alerts and reports on a system of its own, and count the checks
+	@exec bin/almanac-local demo
+
 # --- test --------------------------------------------------------------------
 
 .PHONY: test

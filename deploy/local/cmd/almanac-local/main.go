@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/almanac-scheduler/almanac/deploy/local/internal/bench"
+	"github.com/almanac-scheduler/almanac/deploy/local/internal/demo"
 	"github.com/almanac-scheduler/almanac/deploy/local/internal/local"
 	"github.com/almanac-scheduler/almanac/deploy/local/internal/mailsink"
 	"github.com/almanac-scheduler/almanac/deploy/local/internal/system"
@@ -41,7 +42,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), benchCommand(), mailSinkCommand(), webhookReceiverCommand())
+	root.AddCommand(runCommand(), benchCommand(), demoCommand(), mailSinkCommand(), webhookReceiverCommand())
 	return root
 }
 
@@ -70,6 +71,24 @@ func benchCommand() *cobra.Command {
 	flags.IntVar(&config.Slots, "slots", bench.Slots, "how many no-op runs the executor takes at a time")
 	flags.StringVar(&config.Dir, "dir", filepath.Join(".cache", "bench"), "folder for the data, on the disk to be measured; emptied afterwards")
 	return command
+}
+
+func demoCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "demo",
+		Short: "Show what the templates and notifications do; Ctrl-C stops it",
+		Long: "Demo starts a system of its own in a temporary folder, asks its API for exports, mail, webhooks,\n" +
+			"backups, alerts and reports, tells what comes of it, and ends with a count of checks. Its exit\n" +
+			"status is 0 when all of them were good.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			return demo.Run(cmd.Context(), filepath.Dir(self), cmd.OutOrStdout())
+		},
+	}
 }
 
 func mailSinkCommand() *cobra.Command {
@@ -119,7 +138,7 @@ func runCommand() *cobra.Command {
 		Use:   "run",
 		Short: "Start the local system; Ctrl-C stops it",
 		Long: "Run starts registries, executors and a MongoDB stand-in with sample data as processes of\n" +
-			"their own, and restarts what dies after a second. The first start makes the users and three\n" +
+			"their own, and restarts what dies after a second. The first start makes the users and ten\n" +
 			"jobs; later ones go on with the same jobs and history.\n\n" +
 			"The store mongodb lets registries be several. It is a second stand-in, unless the environment\n" +
 			"names a real server (a replica set) in ALMANAC_MONGODB_URI, with the database as its path.",

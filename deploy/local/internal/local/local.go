@@ -56,7 +56,7 @@ func Run(ctx context.Context, config Config, out io.Writer) (err error) {
 	s, err := system.Start(ctx, system.Config{
 		Bin: config.Bin, Dir: config.Dir, HTTPAddr: config.HTTPAddr, GRPCAddr: config.GRPCAddr,
 		Store: config.Store, MongoDBURI: config.MongoDBURI, Replicas: config.Replicas,
-		Executors: config.Executors, Standin: true, Mail: true, Webhooks: true,
+		Executors: config.Executors, Standin: true, Mail: true, Webhooks: true, Bucket: true,
 		Event: func(e supervise.Event) {
 			if e.Ended && !e.Wanted {
 				tell.died(e, filepath.Join(logs, e.Name+".log"))
@@ -78,7 +78,7 @@ func Run(ctx context.Context, config Config, out io.Writer) (err error) {
 		err = errors.Join(err, removeStatus(config.Dir), s.Stop())
 		tell.say("Stopped. The next run goes on with the same jobs and history.")
 	}()
-	if err := firstJobs(ctx, s); err != nil {
+	if err := CreateJobs(ctx, s); err != nil {
 		if ctx.Err() != nil {
 			return nil // told to end while it started
 		}
@@ -100,15 +100,24 @@ func Run(ctx context.Context, config Config, out io.Writer) (err error) {
 	}
 }
 
-// firstJobs creates the jobs that the scheduler had before it was dynamic, once
-// in the life of a store: who deletes one has deleted it.
-func firstJobs(ctx context.Context, s *system.System) error {
-	mark := filepath.Join(s.Folder(), "first-jobs-created")
+// CreateJobs creates the jobs that the scheduler had before it was dynamic and a
+// sample of each other template, each kind once in the life of a store: who
+// deletes one has deleted it.
+func CreateJobs(ctx context.Context, s *system.System) error {
+	return errors.Join(
+		createOnce(ctx, s, "first-jobs-created", FirstJobs()),
+		createOnce(ctx, s, "sample-jobs-created", SampleJobs()),
+	)
+}
+
+// createOnce creates jobs unless the file marks that it was done.
+func createOnce(ctx context.Context, s *system.System, file string, jobs []rest.Object) error {
+	mark := filepath.Join(s.Folder(), file)
 	if _, err := os.Stat(mark); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	client := s.Client(s.Users.SuperAdmin)
-	for _, job := range FirstJobs() {
+	for _, job := range jobs {
 		_, err := client.CreateJob(ctx, job)
 		var failure *rest.Error
 		if errors.As(err, &failure) && failure.Status == http.StatusConflict {
@@ -147,6 +156,77 @@ func FirstJobs() []rest.Object {
 			"template_type": "ticket_cleanup",
 			"parameters":    rest.Object{"status": "resolved", "older_than": "30 days", "dryRun": false},
 			"schedule":      rest.Object{"type": "cron", "expression": "0 19 * * *", "timezone": "UTC"},
+		},
+	}
+}
+
+// SampleJobs returns one job of each template that FirstJobs leaves out. They run
+// when somebody says so, in this order if need be, and destroy nothing; only the
+// summary comes by itself, daily.
+func SampleJobs() []rest.Object {
+	manual := rest.Object{"type": "manual"}
+	return []rest.Object{
+		{
+			"name":          "sample_export",
+			"description":   "Writes the active users as a table into the bucket",
+			"template_type": "data_export",
+			"parameters": rest.Object{
+				"collection": "users", "filter": rest.Object{"active": true}, "fields": []string{"_id", "name", "email", "lastActive"},
+				"format": "csv", "path": "exports/users-{date}.{ext}",
+			},
+			"schedule": manual,
+		},
+		{
+			"name":          "sample_backup",
+			"description":   "Backs up users and tickets into the bucket, and keeps the last three archives",
+			"template_type": "backup",
+			"parameters":    rest.Object{"collections": []string{"users", "tickets"}, "folder": "backups/sample", "keep_last": 3},
+			"schedule":      manual,
+		},
+		{
+			"name":          "sample_restore",
+			"description":   "Verifies the latest archive of sample_backup and tells what restoring it beside the data would do",
+			"template_type": "restore",
+			"parameters":    rest.Object{"prefix": "backups/sample/", "suffix": "_restored", "dryRun": true},
+			"schedule":      manual,
+		},
+		{
+			"name":          "sample_mail",
+			"description":   "Sends a mail, which the local mail server keeps",
+			"template_type": "email_notification",
+			"parameters": rest.Object{
+				"recipients": []string{"ops@example.com"},
+				"subject":    "{{ .JobName }} of {{ .ScheduledFor.Format \"2 January\" }}",
+				"body":       "Good morning,\n\nthere are {{ .Data.count }} things to do.\n",
+				"data":       rest.Object{"count": 3},
+			},
+			"schedule": manual,
+		},
+		{
+			"name":          "sample_webhook",
+			"description":   "Sends a signed webhook, which the local receiver keeps",
+			"template_type": "webhook_trigger",
+			"parameters": rest.Object{
+				"target": system.Webhooks, "body": rest.Object{"ref": "{{.Data.branch}}", "reason": "{{.JobName}}"}, "data": rest.Object{"branch": "main"},
+			},
+			"schedule": manual,
+		},
+		{
+			"name":          "sample_channel",
+			"description":   "Posts a text to the local receiver as if it were a channel",
+			"template_type": "channel_message",
+			"parameters":    rest.Object{"channel": system.Webhooks, "text": "The change window opens in ten minutes"},
+			"schedule":      manual,
+		},
+		{
+			"name":          "daily_summary",
+			"description":   "Sends a summary of yesterday's runs each morning, and keeps it in the bucket",
+			"template_type": "report_generation",
+			"parameters": rest.Object{
+				"source": "history", "registry": system.History, "title": "Daily summary", "period": "yesterday", "format": "html",
+				"destination": system.Bucket, "path": "reports/{date}.{ext}", "mail": system.Mail, "recipients": []string{"admin@example.com"},
+			},
+			"schedule": rest.Object{"type": "cron", "expression": "0 6 * * *", "timezone": "UTC"},
 		},
 	}
 }
@@ -190,6 +270,7 @@ Almanac runs.
   MongoDB    %s  (a stand-in with sample data in database %q)
   mail       %s  (each message that a job sends is kept there, and goes nowhere)
   webhooks   %s  (each webhook to %s is kept there)
+  bucket     %s  (exports, backups and reports are written there)
   data       %s  (logs/ has the output of each process, local.json addresses and tokens)
 
   user         password
@@ -202,7 +283,7 @@ Try it:
   curl -H 'Authorization: Bearer %s' %s%s
 
 Ctrl-C stops it; the next run goes on with the same jobs and history.
-`, registries.String(), store, s.MongoDB, system.Database, s.MailDir, s.WebhookDir, s.WebhookURL(), config.Dir,
+`, registries.String(), store, s.MongoDB, system.Database, s.MailDir, s.WebhookDir, s.WebhookURL(), s.BucketDir, config.Dir,
 		s.Users.SuperAdmin.Username, s.Users.SuperAdmin.Password,
 		s.Users.Admin.Username, s.Users.Admin.Password,
 		s.Users.User.Username, s.Users.User.Password,

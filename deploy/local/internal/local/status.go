@@ -26,9 +26,11 @@ type Status struct {
 	// MailDir has each message that was sent as a file *.eml.
 	MailDir string `json:"mail_dir"`
 	// WebhookURL is where webhooks are received, WebhookDir has each as a file *.json.
-	WebhookURL string       `json:"webhook_url"`
-	WebhookDir string       `json:"webhook_dir"`
-	Users      system.Users `json:"users"`
+	WebhookURL string `json:"webhook_url"`
+	WebhookDir string `json:"webhook_dir"`
+	// BucketDir has what exports, backups and reports wrote.
+	BucketDir string       `json:"bucket_dir"`
+	Users     system.Users `json:"users"`
 	// Processes has the current id of each process by its name.
 	Processes map[string]int `json:"processes"`
 }
@@ -37,7 +39,7 @@ type Status struct {
 func writeStatus(dir string, s *system.System) error {
 	content, err := json.MarshalIndent(Status{
 		HTTP: s.HTTP, GRPC: s.GRPC, Registries: s.Registries, MongoDBURI: s.MongoDB, MailDir: s.MailDir,
-		WebhookURL: s.WebhookURL(), WebhookDir: s.WebhookDir, Users: s.Users, Processes: s.PIDs(),
+		WebhookURL: s.WebhookURL(), WebhookDir: s.WebhookDir, BucketDir: s.BucketDir, Users: s.Users, Processes: s.PIDs(),
 	}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("%s: %w", StatusFile, err)

@@ -88,6 +88,17 @@ type Execution struct {
 	TriggeredByUser *string    `json:"triggered_by_user"`
 	ExecutionHost   *string    `json:"execution_host"`
 	Reason          *string    `json:"reason"`
+	// Notifications are there where one execution is asked for, not in lists.
+	Notifications []Notification `json:"notifications"`
+}
+
+// Notification is an execution that tells somebody of another one's end.
+type Notification struct {
+	ExecutionID  string  `json:"execution_id"`
+	Event        string  `json:"event"`
+	TemplateType string  `json:"template_type"`
+	Status       string  `json:"status"`
+	Error        *string `json:"error"`
 }
 
 // Over says whether the execution has reached its end.

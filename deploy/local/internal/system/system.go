@@ -35,6 +35,13 @@ const (
 	Webhooks = "webhooks"
 )
 
+// Names of further connections of the executors: the folder that is a bucket, and
+// the registry's history.
+const (
+	Bucket  = "bucket"
+	History = "history"
+)
+
 // Stores that registries may keep their data in.
 const (
 	SQLite  = "sqlite"
@@ -86,6 +93,9 @@ type Config struct {
 	// Webhooks adds the receiver of webhooks, as the executors' connection of that
 	// name, and lets them send webhooks to this machine.
 	Webhooks bool
+	// Bucket adds a folder that is a bucket, as the executors' connection of that
+	// name, and the registry's history for reports, as History.
+	Bucket bool
 	// Registry and Executor are more settings for their configuration files, Each
 	// for that of the one process with this name.
 	Registry, Executor map[string]any
@@ -132,6 +142,8 @@ type System struct {
 	MailDir string
 	// WebhookDir is the folder with the webhooks that were received, or empty.
 	WebhookDir string
+	// BucketDir is the folder that is a bucket, or empty.
+	BucketDir string
 	// Users may use the API.
 	Users Users
 	// First says that the registry's data were made by this start.
@@ -282,6 +294,11 @@ func (s *System) startServers(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.config.Bucket {
+		if err := s.makeBucket(); err != nil {
+			return err
+		}
+	}
 	if err := s.startKeeper(ctx); err != nil {
 		return err
 	}
@@ -290,6 +307,11 @@ func (s *System) startServers(ctx context.Context) error {
 		return err
 	}
 	s.Users = secrets.Users
+	if s.config.Bucket {
+		if err := s.prepareReports(ctx, s.Users); err != nil {
+			return err
+		}
+	}
 	registries := make([]*supervise.Process, s.config.Replicas)
 	for i := range registries {
 		if registries[i], err = s.startRegistry("registry-" + strconv.Itoa(i+1)); err != nil {
@@ -469,16 +491,16 @@ func (s *System) startExecutor(ctx context.Context, number int) (*supervise.Proc
 		connections[Webhooks] = s.webhookConnection()
 		settings["templates"] = webhookSettings()
 	}
+	if s.config.Bucket {
+		connections[Bucket], connections[History] = s.bucketConnection(), s.historyConnection()
+	}
 	if s.config.Standin {
 		uri := s.path("run", "mongodb_uri")
 		if err := os.WriteFile(uri, []byte(s.MongoDB+"\n"), 0o600); err != nil {
 			return nil, err
 		}
 		connections[Database] = map[string]any{"kind": "mongodb", "uri_file": uri, "database": Database}
-		settings["allow"] = map[string]any{
-			"database_cleanup": map[string]any{"collection": []string{"users", "sessions", "logs", "messages"}},
-			"ticket_cleanup":   map[string]any{"collection": []string{"tickets"}},
-		}
+		settings["allow"] = allowed()
 	}
 	maps.Copy(settings, s.config.Executor)
 	maps.Copy(settings, s.config.Each[name])
