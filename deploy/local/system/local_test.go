@@ -68,8 +68,9 @@ func (o *output) String() string {
 // localRun starts `almanac-local run` from the folder of binaries.
 func localRun(t *testing.T, bin, dir string, settings ...string) *command {
 	t.Helper()
+	// Runs are another user's when we are root, and pass through to the bucket.
 	for folder := filepath.Dir(dir); strings.HasPrefix(folder, filepath.Clean(os.TempDir())+"/"); folder = filepath.Dir(folder) {
-		if err := os.Chmod(folder, 0o711); err != nil { //nolint:gosec // runs, another user's when we are root, pass through to the bucket
+		if err := os.Chmod(folder, 0o711); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -30,7 +30,7 @@ var (
 func (s *System) makeBucket() error {
 	s.BucketDir = s.path("bucket")
 	if os.Getuid() == 0 {
-		if err := os.Chmod(s.config.Dir, 0o711); err != nil {
+		if err := os.Chmod(s.config.Dir, 0o711); err != nil { //nolint:gosec // others pass through, and see nothing
 			return fmt.Errorf("bucket folder: %w", err)
 		}
 		if closedAbove(s.BucketDir) != "" {

@@ -19,8 +19,12 @@ func TestMakeBucket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(open) })
-	if err := os.Chmod(open, 0o711); err != nil { //nolint:gosec // see above
+	t.Cleanup(func() {
+		if err := os.RemoveAll(open); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(open, 0o711); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("TMPDIR", open)
