@@ -22,8 +22,9 @@ import (
 //   - mongodb: a URI mongodb://... or mongodb+srv://..., and a Database unless
 //     the URI names it.
 //   - bucket: file:///srv/exports, a folder that exists; or
-//     s3://bucket?region=...&endpoint=..., its credentials as KEY:SECRET@ before
-//     the bucket or in KeyFile and SecretFile.
+//     s3://bucket?region=...&endpoint=...&path_style=true, its credentials as
+//     KEY:SECRET@ before the bucket or in KeyFile and SecretFile. The region is
+//     us-east-1 when absent; path_style is true when an endpoint is given.
 //   - smtp: smtp://user:password@host:port?tls=starttls|tls|none, the password
 //     also in SecretFile, and From.
 //   - webhook: an address https://..., or the key of signatures in SecretFile, or
@@ -159,6 +160,11 @@ func bucket(c template.Connection, key string) (template.Connection, error) {
 	case "s3":
 		if u.Host == "" || strings.Trim(u.Path, "/") != "" {
 			return c, errors.New(forms)
+		}
+		for name := range u.Query() {
+			if name != "region" && name != "endpoint" && name != "path_style" {
+				return c, errors.New("uri: after the ? only region, endpoint and path_style (true or false) are known")
+			}
 		}
 		if (key == "") != (c.Secret == "") {
 			return c, errors.New("key_file: and secret_file go together: give both or none")

@@ -77,6 +77,7 @@ func TestBadConnectionsNameTheField(t *testing.T) {
 		"missing folder":          {Connection{Kind: "bucket", URI: "file://" + missing}, "uri: " + missing + " must be a folder that exists"},
 		"folder is a file":        {Connection{Kind: "bucket", URI: "file://" + key}, "must be a folder that exists"},
 		"s3 with a path":          {Connection{Kind: "bucket", URI: "s3://KEY:hush@x/y"}, "uri: must be file:///absolute/folder"},
+		"s3 with another option":  {Connection{Kind: "bucket", URI: "s3://KEY:hush@x?regoin=eu"}, "uri: after the ? only region, endpoint and path_style"},
 		"s3 without credentials":  {Connection{Kind: "bucket", URI: "s3://x"}, "uri: needs credentials"},
 		"s3 without secret":       {Connection{Kind: "bucket", URI: "s3://KEY@x"}, "uri: needs credentials"},
 		"s3 with half":            {Connection{Kind: "bucket", URI: "s3://x", SecretFile: secret}, "key_file: and secret_file go together"},

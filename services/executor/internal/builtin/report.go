@@ -36,6 +36,18 @@ type table struct {
 	None    string
 }
 
+// Numeric reports whether a column has numbers and nothing else.
+func (t table) Numeric(column int) bool {
+	found := false
+	for _, row := range t.Rows {
+		if row[column].kind != cellEmpty && !row[column].Numeric() {
+			return false
+		}
+		found = found || row[column].Numeric()
+	}
+	return found
+}
+
 // Text is what the cell shows.
 func (c cell) Text() string { return c.text }
 

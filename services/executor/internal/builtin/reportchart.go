@@ -11,6 +11,7 @@ const (
 	colorGood  = "#2c7fb8"
 	colorBad   = "#d7301f"
 	colorInk   = "#24292f"
+	colorFaint = "#57606a"
 	colorGrid  = "#d0d7de"
 )
 

@@ -52,7 +52,7 @@ dl div { border: 1px solid #d0d7de; border-radius: 6px; padding: 0.5em 0.8em; }
 dt { color: #57606a; font-size: 0.85em; } dd { margin: 0; font-size: 1.35em; }
 table { border-collapse: collapse; width: 100%; font-size: 0.9em; }
 th, td { text-align: left; padding: 0.3em 0.6em; border-bottom: 1px solid #d0d7de; vertical-align: top; overflow-wrap: anywhere; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 svg { width: 100%; height: auto; } footer { color: #57606a; font-size: 0.85em; margin-top: 2em; }
 @media print { body { margin: 0; max-width: none; font-size: 11px; } h2, svg, dl div, tr { break-inside: avoid; break-after: auto; } h2 { break-after: avoid; } }
 </style>
@@ -71,7 +71,7 @@ svg { width: 100%; height: auto; } footer { color: #57606a; font-size: 0.85em; m
 {{ end }}</svg>
 {{ end }}{{ range .Tables }}<h2>{{ .Title }}</h2>
 {{ if .Rows }}<table>
-<thead><tr>{{ range .Columns }}<th>{{ . }}</th>{{ end }}</tr></thead>
+<thead><tr>{{ $table := . }}{{ range $i, $name := .Columns }}<th{{ if $table.Numeric $i }} class="number"{{ end }}>{{ $name }}</th>{{ end }}</tr></thead>
 <tbody>{{ range .Rows }}
 <tr>{{ range . }}<td{{ if .Numeric }} class="number"{{ end }}>{{ .Text }}</td>{{ end }}</tr>{{ end }}
 </tbody>

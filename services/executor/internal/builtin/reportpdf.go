@@ -36,15 +36,17 @@ func (r *report) pdf(made time.Time, w io.Writer) error {
 	p.SetFooterFunc(func() {
 		p.SetY(-pageMargin)
 		p.SetFont("go", "", 7.5)
-		p.SetTextColor(87, 96, 106)
+		p.SetTextColor(rgb(colorFaint))
 		p.CellFormat(pageWidth/2, 5, fitted(p, "Made by the job \""+r.Job+"\" for "+r.ScheduledFor, pageWidth/2), "", 0, "L", false, 0, "")
 		p.CellFormat(pageWidth/2, 5, strconv.Itoa(p.PageNo())+" / {pages}", "", 0, "R", false, 0, "")
 	})
 	p.AddPage()
+	p.SetDrawColor(rgb(colorGrid))
+	p.SetLineWidth(0.1)
 	p.SetFont("go", "B", 18)
 	p.MultiCell(pageWidth, 8, drawable(r.Title), "", "L", false)
 	p.SetFont("go", "", 10)
-	p.SetTextColor(87, 96, 106)
+	p.SetTextColor(rgb(colorFaint))
 	p.MultiCell(pageWidth, 6, drawable(r.About), "", "L", false)
 	p.Ln(3)
 	r.pdfFigures(p)
@@ -89,10 +91,10 @@ func (r *report) pdfFigures(p *fpdf.Fpdf) {
 	const half = pageWidth / 2
 	for i, f := range r.Figures {
 		p.SetFont("go", "", 9)
-		p.SetTextColor(87, 96, 106)
+		p.SetTextColor(rgb(colorFaint))
 		p.CellFormat(half*0.65, rowHeight, fitted(p, f.Name, half*0.65), "B", 0, "L", false, 0, "")
 		p.SetFont("go", "B", 9)
-		p.SetTextColor(36, 41, 47)
+		p.SetTextColor(rgb(colorInk))
 		next := 0
 		if i%2 == 1 || i == len(r.Figures)-1 {
 			next = 1
@@ -113,8 +115,17 @@ func (r *report) pdfHeading(p *fpdf.Fpdf, title string, room float64) {
 		p.Ln(5)
 	}
 	p.SetFont("go", "B", 12)
-	p.SetTextColor(36, 41, 47)
+	p.SetTextColor(rgb(colorInk))
 	p.CellFormat(pageWidth, 8, fitted(p, title, pageWidth), "", 1, "L", false, 0, "")
+}
+
+// rgb returns the parts of a colour such as #1f6feb.
+func rgb(hex string) (red, green, blue int) {
+	n, err := strconv.ParseUint(strings.TrimPrefix(hex, "#"), 16, 24)
+	if err != nil {
+		return 0, 0, 0
+	}
+	return int(n >> 16), int(n >> 8 & 0xff), int(n & 0xff)
 }
 
 // pdfDrawing paints a chart. One taller than a page is made smaller.
@@ -122,24 +133,15 @@ func pdfDrawing(p *fpdf.Fpdf, d drawing) {
 	const tallest = 230.0
 	scale := min(perPixel, tallest/d.Height)
 	x0, y0 := p.GetX(), p.GetY()
-	color := func(hex string) (red, green, blue int) {
-		n, err := strconv.ParseUint(strings.TrimPrefix(hex, "#"), 16, 24)
-		if err != nil {
-			return 0, 0, 0
-		}
-		return int(n >> 16), int(n >> 8 & 0xff), int(n & 0xff)
-	}
-	p.SetDrawColor(color(colorGrid))
-	p.SetLineWidth(0.1)
 	for _, l := range d.Lines {
 		p.Line(x0+l.X1*scale, y0+l.Y1*scale, x0+l.X2*scale, y0+l.Y2*scale)
 	}
 	for _, b := range d.Boxes {
-		p.SetFillColor(color(b.Color))
+		p.SetFillColor(rgb(b.Color))
 		p.Rect(x0+b.X*scale, y0+b.Y*scale, b.W*scale, b.H*scale, "F")
 	}
 	p.SetFont("go", "", 11*scale/0.3528) // points are 0.3528 mm
-	p.SetTextColor(color(colorInk))
+	p.SetTextColor(rgb(colorInk))
 	for _, t := range d.Texts {
 		text := drawable(t.Text)
 		x := x0 + t.X*scale
@@ -166,7 +168,11 @@ func (r *report) pdfTable(p *fpdf.Fpdf, t table) {
 	header := func() {
 		p.SetFont("go", "B", 8)
 		for i, column := range t.Columns {
-			p.CellFormat(widths[i], rowHeight, fitted(p, column, widths[i]), "B", 0, "L", false, 0, "")
+			align := "L"
+			if t.Numeric(i) {
+				align = "R"
+			}
+			p.CellFormat(widths[i], rowHeight, fitted(p, column, widths[i]), "B", 0, align, false, 0, "")
 		}
 		p.Ln(rowHeight)
 		p.SetFont("go", "", 8)
@@ -176,7 +182,7 @@ func (r *report) pdfTable(p *fpdf.Fpdf, t table) {
 	for _, row := range t.Rows {
 		if p.GetY()+rowHeight > height-pageMargin-5 {
 			p.AddPage()
-			p.SetTextColor(36, 41, 47)
+			p.SetTextColor(rgb(colorInk))
 			header()
 		}
 		for i, c := range row {
