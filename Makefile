@@ -14,7 +14,7 @@ export GOFLAGS ?= -buildvcs=false
 # The modules of go.work, then those outside it, whose dependencies would
 # otherwise decide the versions that the services run with.
 MODULES := $(shell sed -n 's|^[[:space:]]*\./||p' go.work)
-ALONE   := deploy/standin proto/tools/thirdparty
+ALONE   := deploy/standin proto/tools/thirdparty examples/hello
 TOOLS   := proto/tools/buf proto/tools/gen deploy/tools/lint
 
 # The whole-system tests start the binaries, so they run after the others.
@@ -63,6 +63,7 @@ build: ## build all binaries into bin/
 	@mkdir -p $(BIN)
 	@go build $(BUILD) -o $(BIN)/ $(COMMANDS)
 	@go build -trimpath -o $(BIN)/ $(RUNNER)
+	@GOWORK=off go build -C examples/hello -trimpath -o $(CURDIR)/$(BIN)/ .
 	@$(MAKE) standin BIN="$(BIN)" BUILD="$(BUILD)"
 
 .PHONY: standin

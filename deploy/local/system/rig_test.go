@@ -46,7 +46,7 @@ func binaries() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, name := range []string{"registry", "executor", "runner", "standin", "almanac-local"} {
+	for _, name := range []string{"registry", "executor", "runner", "standin", "almanac-local", "hello"} {
 		if _, err := os.Stat(filepath.Join(folder, name)); err != nil {
 			return "", fmt.Errorf("%w: build the binaries first (make build), or name their folder in ALMANAC_BIN", err)
 		}
