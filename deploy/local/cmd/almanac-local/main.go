@@ -38,7 +38,7 @@ func main() {
 func command() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "almanac-local",
-		Short:         "Run a whole Almanac on this machine, or measure one",
+		Short:         "Run a whole Almanac on this machine, show or measure one",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}

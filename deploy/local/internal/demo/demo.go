@@ -126,7 +126,10 @@ func (d *demo) step(ctx context.Context, show func(*demo, context.Context) error
 	if err := show(d, limited); err != nil && ctx.Err() == nil {
 		d.check(false, "it could not go on: %v", err)
 	}
-	return ctx.Err()
+	if ctx.Err() != nil {
+		return fmt.Errorf("the demo was ended early: %w", ctx.Err())
+	}
+	return nil
 }
 
 // job creates a job that runs when it is told to. More is laid over its definition.

@@ -431,7 +431,10 @@ func (d *demo) report(ctx context.Context) error {
 		return err
 	}
 	cells, err := tableCells(content)
-	d.check(err == nil && bytes.Contains(content, []byte("<h1>"+title+"</h1>")), "the report opens: %d bytes of HTML, every element closed (%v)", len(content), err)
+	if err != nil {
+		return fmt.Errorf("open the report: %w", err)
+	}
+	d.check(bytes.Contains(content, []byte("<h1>"+title+"</h1>")), "the report opens: %d bytes of HTML, every element closed", len(content))
 	missing := slices.DeleteFunc(slices.Clone(jobs), func(job rest.Job) bool { return cells[job.Name] })
 	d.check(len(jobs) > 0 && len(missing) == 0, "its tables have all %d jobs; without a row: %d", len(jobs), len(missing))
 	figures, _ := e.Result["figures"].(map[string]any)
