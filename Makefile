@@ -26,8 +26,9 @@ UNIT    = $(patsubst %,./%/...,$(filter-out $(SYSTEM) deploy/verify,$(MODULES)))
 RACE := services/registry/internal/dispatch services/registry/internal/store services/registry/internal/api \
 	services/executor/internal/session services/executor/internal/children
 
-# One goroutine a seed, so not under the race detector.
-SIMULATION := ./services/registry/internal/dispatch
+# One goroutine each, and much to compute, so not under the race detector.
+SIMULATION  := ./services/registry/internal/dispatch
+SIMULATIONS := ^(TestSimulation|TestOwnershipOfALargeFleet)$$
 
 # Every command of ours. The runner never counts coverage: it has an empty
 # environment, so it could not say where to.
@@ -123,10 +124,10 @@ test-unit: build
 	$(call TELL,go test $(COUNT) -coverprofile=coverage/unit.out $$plain); \
 	if test -n "$$raced"; then \
 		echo "== the same, where goroutines share state ($${race:-no race detector})"; \
-		$(call TELL,CGO_ENABLED=$$cgo go test $$race -skip '^TestSimulation$$' $(COUNT) -coverprofile=coverage/raced.out $$raced); \
+		$(call TELL,CGO_ENABLED=$$cgo go test $$race -skip '$(SIMULATIONS)' $(COUNT) -coverprofile=coverage/raced.out $$raced); \
 	fi
 	@echo '== simulation'
-	@$(call TELL,go test -run '^TestSimulation$$' $(COUNT) -coverprofile=coverage/simulation.out $(SIMULATION))
+	@$(call TELL,go test -run '$(SIMULATIONS)' $(COUNT) -coverprofile=coverage/simulation.out $(SIMULATION))
 	@for module in $(ALONE); do \
 		echo "== $$module"; \
 		$(call TELL,GOWORK=off go test -C $$module $(COUNT) -coverprofile=$(CURDIR)/coverage/$$(basename $$module).out ./...); \
