@@ -146,7 +146,7 @@ func shortLine(s string, most int) string {
 	return string([]rune(s)[:most-1]) + "…"
 }
 
-// xlsx writes the figures and each table on a sheet.
+// xlsx writes the figures, each chart with its numbers, and each table on a sheet.
 func (r *report) xlsx(w io.Writer) error {
 	book := newWorkbook(w)
 	sheet := func(name string, columns []string, rows [][]cell) error {
@@ -174,8 +174,17 @@ func (r *report) xlsx(w io.Writer) error {
 	if err := sheet("Summary", []string{r.Title, ""}, rows); err != nil {
 		return err
 	}
-	for i, t := range r.Tables {
-		if err := sheet(sheetName(t.Title, i+1), t.Columns, t.Rows); err != nil {
+	number := 0
+	for _, c := range r.Charts {
+		if number++; len(c.Labels) > 0 {
+			if err := book.draw(sheetName(c.Title, number), c); err != nil {
+				return err
+			}
+		}
+	}
+	for _, t := range r.Tables {
+		number++
+		if err := sheet(sheetName(t.Title, number), t.Columns, t.Rows); err != nil {
 			return err
 		}
 	}

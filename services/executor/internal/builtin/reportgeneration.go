@@ -116,7 +116,7 @@ func (reportGeneration) Schema() map[string]any {
 			},
 			"format": map[string]any{
 				"type":        "string",
-				"description": "html is one page without anything to load, for screen and paper; pdf the same as a document; xlsx has the numbers on sheets, without the chart",
+				"description": "html is one page without anything to load, for screen and paper; pdf the same as a document; xlsx has each table, and each chart with its numbers, on a sheet",
 				"enum":        []any{formatHTML, formatPDF, formatXLSX},
 			},
 			destinationParam: name("Name of the bucket to put the report into; without it there is none"),

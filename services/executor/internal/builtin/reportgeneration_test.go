@@ -1,6 +1,7 @@
 package builtin
 
 import (
+	"archive/zip"
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
@@ -14,6 +15,7 @@ import (
 	"net/http/httptest"
 	"net/mail"
 	"os"
+	"path"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -563,20 +565,82 @@ func TestReportAsPDF(t *testing.T) {
 }
 
 func TestReportAsXLSX(t *testing.T) {
-	book, err := excelize.OpenReader(bytes.NewReader(rendered(t, sampleReport(), "xlsx")))
+	content := rendered(t, sampleReport(), "xlsx")
+	book, err := excelize.OpenReader(bytes.NewReader(content))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer book.Close()
-	if got, want := book.GetSheetList(), []string{"Summary", "1 Failures all", "2 Idle"}; !slices.Equal(got, want) {
+	if got, want := book.GetSheetList(), []string{"Summary", "1 Runs", "2 By status", "3 Failures all", "4 Idle"}; !slices.Equal(got, want) {
 		t.Errorf("sheets %q", got)
 	}
-	got, err := book.GetRows("1 Failures all")
-	if want := [][]string{{"job", "count"}, {"'=cmd()<script>alert(1)</script>", "3"}, {strings.Repeat("long ", 60)}}; err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("%q (%v)", got, err)
+	for sheet, want := range map[string][][]string{
+		"1 Runs":         {{"", "succeeded", "failed"}, {"00h", "3", "1"}, {"01h", "0", "0"}, {"02h", "5", "2"}},
+		"2 By status":    {{"", "documents"}, {"open </svg><script>", "12"}, {"Größe Ω Ж 😀", "-3"}},
+		"3 Failures all": {{"job", "count"}, {"'=cmd()<script>alert(1)</script>", "3"}, {strings.Repeat("long ", 60)}},
+	} {
+		if got, err := book.GetRows(sheet); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %q (%v)", sheet, got, err)
+		}
 	}
 	if rate, err := book.GetCellValue("Summary", "B6"); err != nil || rate != "89.4" {
 		t.Errorf("%q (%v)", rate, err)
+	}
+	checkPackage(t, content, "xl/charts/chart2.xml")
+}
+
+// checkPackage checks that every part of a workbook is XML, has a type, and leads
+// only to parts that there are; and that there is one of that name.
+func checkPackage(t *testing.T, content []byte, wanted string) {
+	t.Helper()
+	files, err := zip.NewReader(bytes.NewReader(content), int64(len(content)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts, typed := map[string]bool{}, map[string]bool{}
+	for _, file := range files.File {
+		parts[file.Name] = true
+	}
+	for _, file := range files.File {
+		reader, err := file.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for decoder := xml.NewDecoder(reader); ; {
+			token, err := decoder.Token()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", file.Name, err)
+			}
+			start, _ := token.(xml.StartElement)
+			for _, attribute := range start.Attr {
+				switch {
+				case start.Name.Local == "Override" && attribute.Name.Local == "PartName":
+					typed[strings.TrimPrefix(attribute.Value, "/")] = true
+				case attribute.Name.Local == "Target":
+					// Relative to the folder above _rels.
+					if target := path.Join(path.Dir(path.Dir(file.Name)), attribute.Value); !parts[target] {
+						t.Errorf("%s leads to %s, which is not there", file.Name, target)
+					}
+				}
+			}
+		}
+		_ = reader.Close()
+	}
+	for name := range parts {
+		if !typed[name] && !strings.HasSuffix(name, ".rels") && name != "[Content_Types].xml" {
+			t.Errorf("%s has no type", name)
+		}
+	}
+	for name := range typed {
+		if !parts[name] {
+			t.Errorf("%s has a type and is not there", name)
+		}
+	}
+	if !parts[wanted] {
+		t.Errorf("%s is not there", wanted)
 	}
 }
 

@@ -34,6 +34,13 @@ type workbook struct {
 	row     int      // the last one written, from 1
 	bytes   int64    // of the sheet, before compression
 	cut     int64    // texts that were longer than a cell
+	charts  []bookChart
+}
+
+// bookChart is a chart beside the cells that it shows.
+type bookChart struct {
+	sheet int // from 1
+	chart chart
 }
 
 func newWorkbook(w io.Writer) *workbook {
@@ -65,7 +72,7 @@ func (b *workbook) sheet(name string, columns int) error {
 	for i := len(b.letters); i < columns; i++ {
 		b.letters = append(b.letters, columnLetters(i))
 	}
-	head := xmlHead + `<worksheet` + mainSpace + `><sheetViews><sheetView workbookViewId="0"><pane ySplit="1" topLeftCell="A2" activePane="bottomLeft" state="frozen"/></sheetView></sheetViews>`
+	head := xmlHead + `<worksheet` + mainSpace + ` xmlns:r="` + documentSpace + `"><sheetViews><sheetView workbookViewId="0"><pane ySplit="1" topLeftCell="A2" activePane="bottomLeft" state="frozen"/></sheetView></sheetViews>`
 	if columns > 0 {
 		head += fmt.Sprintf(`<cols><col min="1" max="%d" width="%d" customWidth="1"/></cols>`, columns, columnWidth)
 	}
@@ -76,7 +83,11 @@ func (b *workbook) endSheet() error {
 	if len(b.sheets) == 0 {
 		return nil
 	}
-	if err := b.put(`</sheetData></worksheet>`); err != nil {
+	end := `</sheetData>`
+	if n := len(b.charts); n > 0 && b.charts[n-1].sheet == len(b.sheets) {
+		end += `<drawing r:id="rId1"/>`
+	}
+	if err := b.put(end + `</worksheet>`); err != nil {
 		return err
 	}
 	return b.buffer.Flush()
@@ -123,6 +134,31 @@ func (b *workbook) write(cells []cell, style int) error {
 	return b.put(`</row>`)
 }
 
+// draw adds a sheet with the numbers of a chart and, beside them, the chart.
+func (b *workbook) draw(name string, c chart) error {
+	header := []cell{{}}
+	for _, s := range c.Series {
+		header = append(header, textCell(s.Name))
+	}
+	if err := b.sheet(name, len(header)); err != nil {
+		return err
+	}
+	if err := b.write(header, styleBold); err != nil {
+		return err
+	}
+	for i, label := range c.Labels {
+		row := []cell{textCell(label)}
+		for _, s := range c.Series {
+			row = append(row, numberCell(s.Values[i]))
+		}
+		if err := b.write(row, 0); err != nil {
+			return err
+		}
+	}
+	b.charts = append(b.charts, bookChart{sheet: len(b.sheets), chart: c})
+	return nil
+}
+
 // fit cuts a text to what a cell takes, and counts that.
 func (b *workbook) fit(s string) string {
 	if len(s) <= maxCellText || utf8.RuneCountInString(s) <= maxCellText {
@@ -162,7 +198,14 @@ func (b *workbook) close() error {
 		relations.WriteString(`<Relationship Id="rId` + n + `" Type="` + documentSpace + `/worksheet" Target="worksheets/sheet` + n + `.xml"/>`)
 		types.WriteString(`<Override PartName="/xl/worksheets/sheet` + n + `.xml" ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.worksheet+xml"/>`)
 	}
-	for _, part := range [][2]string{
+	var parts [][2]string
+	for i, c := range b.charts {
+		n := strconv.Itoa(i + 1)
+		parts = append(parts, c.parts(n, b.sheets[c.sheet-1])...)
+		types.WriteString(`<Override PartName="/xl/drawings/drawing` + n + `.xml" ContentType="application/vnd.openxmlformats-officedocument.drawing+xml"/>` +
+			`<Override PartName="/xl/charts/chart` + n + `.xml" ContentType="application/vnd.openxmlformats-officedocument.drawingml.chart+xml"/>`)
+	}
+	for _, part := range append(parts, [][2]string{
 		{"xl/workbook.xml", `<workbook` + mainSpace + ` xmlns:r="` + documentSpace + `"><sheets>` + sheets.String() + `</sheets></workbook>`},
 		{"xl/_rels/workbook.xml.rels", `<Relationships xmlns="` + packageSpace + `relationships">` + relations.String() +
 			`<Relationship Id="rIdStyles" Type="` + documentSpace + `/styles" Target="styles.xml"/></Relationships>`},
@@ -176,7 +219,7 @@ func (b *workbook) close() error {
 			`<Default Extension="xml" ContentType="application/xml"/>` +
 			`<Override PartName="/xl/workbook.xml" ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml"/>` +
 			`<Override PartName="/xl/styles.xml" ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.styles+xml"/>` + types.String() + `</Types>`},
-	} {
+	}...) {
 		entry, err := b.zip.Create(part[0])
 		if err != nil {
 			return err
@@ -186,6 +229,57 @@ func (b *workbook) close() error {
 		}
 	}
 	return b.zip.Close()
+}
+
+// parts returns the files of the chart with that number: the sheet's reference to
+// a drawing, the drawing, its reference to the chart, and the chart.
+func (c bookChart) parts(n, sheetName string) [][2]string {
+	const drawings = "http://schemas.openxmlformats.org/drawingml/2006/"
+	refer := func(kind, target string) string {
+		return `<Relationships xmlns="` + packageSpace + `relationships"><Relationship Id="rId1" Type="` + documentSpace + `/` + kind + `" Target="../` + target + `"/></Relationships>`
+	}
+	columns, rows := len(c.chart.Series)+1, len(c.chart.Labels)+1
+	cells := func(column, from, to int) string {
+		letters := columnLetters(column)
+		return escaped(fmt.Sprintf("'%s'!$%s$%d:$%s$%d", sheetName, letters, from, letters, to))
+	}
+	var drawn strings.Builder
+	for i, s := range c.chart.Series {
+		fmt.Fprintf(&drawn, `<c:ser><c:idx val="%d"/><c:order val="%d"/><c:tx><c:strRef><c:f>%s</c:f></c:strRef></c:tx>`+
+			`<c:spPr><a:solidFill><a:srgbClr val="%s"/></a:solidFill></c:spPr><c:invertIfNegative val="0"/>`+
+			`<c:cat><c:strRef><c:f>%s</c:f></c:strRef></c:cat><c:val><c:numRef><c:f>%s</c:f></c:numRef></c:val></c:ser>`,
+			i, i, cells(i+1, 1, 1), strings.ToUpper(strings.TrimPrefix(s.Color, "#")), cells(0, 2, rows), cells(i+1, 2, rows))
+	}
+	direction, order, side, other, meet := "bar", "maxMin", "l", "b", "max"
+	if c.chart.Upright {
+		direction, order, side, other, meet = "col", "minMax", "b", "l", "autoZero"
+	}
+	axis := func(kind, id, order, side, grid, crossing, meet, rest string) string {
+		return `<c:` + kind + `><c:axId val="` + id + `"/><c:scaling><c:orientation val="` + order + `"/></c:scaling><c:delete val="0"/><c:axPos val="` + side + `"/>` + grid +
+			`<c:numFmt formatCode="General" sourceLinked="0"/><c:majorTickMark val="none"/><c:minorTickMark val="none"/><c:tickLblPos val="low"/>` +
+			`<c:crossAx val="` + crossing + `"/><c:crosses val="` + meet + `"/>` + rest + `</c:` + kind + `>`
+	}
+	height := max(20, min(len(c.chart.Labels)+4, 60))
+	if c.chart.Upright {
+		height = 20
+	}
+	return [][2]string{
+		{fmt.Sprintf("xl/worksheets/_rels/sheet%d.xml.rels", c.sheet), refer("drawing", "drawings/drawing"+n+".xml")},
+		{"xl/drawings/drawing" + n + ".xml", `<xdr:wsDr xmlns:xdr="` + drawings + `spreadsheetDrawing" xmlns:a="` + drawings + `main"><xdr:twoCellAnchor>` +
+			fmt.Sprintf(`<xdr:from><xdr:col>%d</xdr:col><xdr:colOff>0</xdr:colOff><xdr:row>1</xdr:row><xdr:rowOff>0</xdr:rowOff></xdr:from>`, columns+1) +
+			fmt.Sprintf(`<xdr:to><xdr:col>%d</xdr:col><xdr:colOff>0</xdr:colOff><xdr:row>%d</xdr:row><xdr:rowOff>0</xdr:rowOff></xdr:to>`, columns+13, height+1) +
+			`<xdr:graphicFrame macro=""><xdr:nvGraphicFramePr><xdr:cNvPr id="2" name="Chart ` + n + `"/><xdr:cNvGraphicFramePr/></xdr:nvGraphicFramePr>` +
+			`<xdr:xfrm><a:off x="0" y="0"/><a:ext cx="0" cy="0"/></xdr:xfrm><a:graphic><a:graphicData uri="` + drawings + `chart">` +
+			`<c:chart xmlns:c="` + drawings + `chart" xmlns:r="` + documentSpace + `" r:id="rId1"/></a:graphicData></a:graphic></xdr:graphicFrame><xdr:clientData/></xdr:twoCellAnchor></xdr:wsDr>`},
+		{"xl/drawings/_rels/drawing" + n + ".xml.rels", refer("chart", "charts/chart"+n+".xml")},
+		{"xl/charts/chart" + n + ".xml", `<c:chartSpace xmlns:c="` + drawings + `chart" xmlns:a="` + drawings + `main"><c:roundedCorners val="0"/><c:chart>` +
+			`<c:title><c:tx><c:rich><a:bodyPr/><a:p><a:r><a:rPr lang="en-US" sz="1400"/><a:t>` + escaped(c.chart.Title) + `</a:t></a:r></a:p></c:rich></c:tx><c:overlay val="0"/></c:title>` +
+			`<c:autoTitleDeleted val="0"/><c:plotArea><c:layout/><c:barChart><c:barDir val="` + direction + `"/><c:grouping val="stacked"/><c:varyColors val="0"/>` + drawn.String() +
+			`<c:gapWidth val="40"/><c:overlap val="100"/><c:axId val="111"/><c:axId val="222"/></c:barChart>` +
+			axis("catAx", "111", order, side, "", "222", "autoZero", `<c:auto val="0"/><c:lblAlgn val="ctr"/><c:lblOffset val="100"/><c:noMultiLvlLbl val="0"/>`) +
+			axis("valAx", "222", "minMax", other, `<c:majorGridlines/>`, "111", meet, `<c:crossBetween val="between"/>`) +
+			`</c:plotArea><c:legend><c:legendPos val="b"/><c:overlay val="0"/></c:legend><c:plotVisOnly val="1"/><c:dispBlanksAs val="gap"/></c:chart></c:chartSpace>`},
+	}
 }
 
 // columnLetters returns the name of a column, counted from 0: A to Z, AA, ...
