@@ -237,9 +237,10 @@ func (d *data) jobByKey(key int64) (s standing, ok bool, err error) {
 	var version int64
 	var next, last time.Time
 	s.key = key
-	ok, err = d.one(`SELECT version, next_run_at, slot, live, last_run_at FROM job_state WHERE job = ?`, args{key},
+	var gone bool
+	ok, err = d.one(`SELECT version, next_run_at, slot, live, last_run_at, deleted FROM job_state JOIN jobs ON key = job WHERE job = ?`, args{key},
 		func(r row) {
-			version, next, s.slot, s.live = r.int(0), r.time(1), r.int(2), r.int(3)
+			version, next, s.slot, s.live, gone = r.int(0), r.time(1), r.int(2), r.int(3), r.bool(5)
 			if r.int(4) > 0 {
 				last = r.time(4)
 			}
@@ -247,15 +248,11 @@ func (d *data) jobByKey(key int64) (s standing, ok bool, err error) {
 	if !ok || err != nil {
 		return standing{}, false, err
 	}
-	gone, err := d.number(`SELECT deleted FROM jobs WHERE key = ?`, args{key})
-	if err != nil {
-		return standing{}, false, err
-	}
 	shared, err := d.version(key, version)
 	if err != nil {
 		return standing{}, false, err
 	}
 	s.Job = shared.Clone()
-	s.NextRunAt, s.LastRunAt, s.Deleted = next, last, gone != 0
+	s.NextRunAt, s.LastRunAt, s.Deleted = next, last, gone
 	return s, true, nil
 }

@@ -73,14 +73,24 @@ func (s *Store) RunNow(ctx context.Context, r store.RunNow) (stored *job.Executi
 		if err := w.audit(r.Audit); err != nil {
 			return err
 		}
-		rec, err := w.execution(record.seq)
-		stored = rec.Execution
-		return err
+		stored = asKept(e)
+		return nil
 	})
 	if err != nil {
 		return nil, false, err
 	}
 	return stored, replayed, nil
+}
+
+// asKept is a new record as it would be read again.
+func asKept(e *job.Execution) *job.Execution {
+	c := *e
+	for _, t := range []*time.Time{&c.ScheduledFor, &c.CreatedAt, &c.WakeAt} {
+		if !t.IsZero() {
+			*t = t.UTC().Truncate(time.Millisecond)
+		}
+	}
+	return &c
 }
 
 // quota returns a *job.LimitError when the user has used up the runs of the
