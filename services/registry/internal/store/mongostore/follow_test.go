@@ -14,9 +14,9 @@ import (
 // Whoever dies between the end of a run and what follows it leaves it owed: it is
 // recorded once, by whoever mends, and by a late one of those who had begun.
 func TestFollowersSurviveADeath(t *testing.T) {
-	server, real := standintest.URI(t)
+	server, isReal := standintest.URI(t)
 	uri := newDatabase(t, server)
-	if real {
+	if isReal {
 		t.Cleanup(func() { drop(t, uri) })
 	}
 	var h hooks
