@@ -148,8 +148,8 @@ func TestExecutor(t *testing.T) {
 	for _, announcement := range hello.GetTemplates() {
 		offered = append(offered, announcement.GetType())
 	}
-	if !slices.Equal(offered, []string{"noop", "test_scheduler", "webhook_trigger"}) {
-		t.Errorf("offered %v, but want what needs no connection", offered)
+	if !slices.Equal(offered, []string{"noop", "report_generation", "test_scheduler", "webhook_trigger"}) {
+		t.Errorf("offered %v, but want what requires no connection", offered)
 	}
 	got := map[string]*almanacv1.RunResult{}
 	for range 4 {
