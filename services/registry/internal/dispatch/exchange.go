@@ -411,11 +411,7 @@ func (l *loop) readDone(now time.Time, r *read) {
 // fleetChanged deals the jobs out anew.
 func (l *loop) fleetChanged() {
 	l.share = shareOf(l.fleet.self, l.fleet.live)
-	buckets, all := l.share.Buckets()
-	if all {
-		buckets = make([]int, job.Buckets)
-	}
-	l.log.Info("the fleet has changed", zap.Int("registries", len(l.fleet.live)), zap.Int("share", len(buckets)), zap.Int("of", job.Buckets))
+	l.log.Info("the fleet has changed", zap.Int("registries", len(l.fleet.live)), zap.Int("share", l.share.Size()), zap.Int("of", job.Buckets))
 	for id, it := range l.jobs {
 		if !it.busy && !l.share.Has(id) {
 			l.dropJob(id)

@@ -35,10 +35,18 @@ func NewShare(buckets ...int) *Share {
 // Has tells whether a job's records are in the share.
 func (s *Share) Has(jobID string) bool { return s == nil || s.has[Bucket(jobID)] }
 
+// Size is how many buckets the share has.
+func (s *Share) Size() int {
+	if s == nil {
+		return Buckets
+	}
+	return s.count
+}
+
 // Buckets returns the buckets in ascending order, and whether they are all that
 // there are.
 func (s *Share) Buckets() (list []int, all bool) {
-	if s == nil || s.count == Buckets {
+	if s.Size() == Buckets {
 		return nil, true
 	}
 	list = make([]int, 0, s.count)

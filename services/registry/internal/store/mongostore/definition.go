@@ -147,7 +147,8 @@ func toJob(j *job.Job) *definedJob {
 		Version: j.Version, Bucket: job.Bucket(j.ID), Counted: true,
 	}
 	if j.Deleted {
-		d.Definition.NameKey, d.Counted, d.DeletedAt = "", false, &d.CreatedAt
+		since := date(j.UpdatedAt) // when exactly is not known
+		d.Definition.NameKey, d.Counted, d.DeletedAt = "", false, &since
 	}
 	return d
 }

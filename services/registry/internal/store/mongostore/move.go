@@ -314,14 +314,10 @@ func (s *Store) documents(ctx context.Context, records []move.Record) (into *mon
 	return into, documents, s.raiseAudits(ctx, audits)
 }
 
-// movedJob is a job as it is kept. When it was deleted is not known any more.
+// movedJob is a job as it is kept.
 func movedJob(j move.Job) *definedJob {
 	d := toJob(&j.Job)
 	d.Fingerprint = j.Fingerprint
-	if j.Deleted {
-		since := date(j.UpdatedAt)
-		d.DeletedAt, d.Counted, d.Definition.NameKey = &since, false, ""
-	}
 	return d
 }
 
