@@ -104,16 +104,7 @@ func mailSinkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			listener, err := new(net.ListenConfig).Listen(cmd.Context(), "tcp", listen)
-			if err != nil {
-				return err
-			}
-			if ready != "" {
-				if err := tellReady(ready, listener.Addr().String()); err != nil {
-					return errors.Join(err, listener.Close())
-				}
-			}
-			return sink.Serve(cmd.Context(), listener)
+			return serveOn(cmd.Context(), listen, ready, sink.Serve)
 		},
 	}
 	flags := command.Flags()
@@ -121,6 +112,20 @@ func mailSinkCommand() *cobra.Command {
 	flags.StringVar(&dir, "dir", filepath.Join(".data", "mail"), "folder for the messages")
 	flags.StringVar(&ready, "ready-file", "", "file that is written with the address once it listens")
 	return command
+}
+
+// serveOn listens, says where in the ready file, if there is one, and serves.
+func serveOn(ctx context.Context, listen, ready string, serve func(context.Context, net.Listener) error) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
+	if err != nil {
+		return err
+	}
+	if ready != "" {
+		if err := tellReady(ready, listener.Addr().String()); err != nil {
+			return errors.Join(err, listener.Close())
+		}
+	}
+	return serve(ctx, listener)
 }
 
 // tellReady writes a file at once, so that no reader sees half of it.

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,16 +34,7 @@ func webhookReceiverCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			listener, err := new(net.ListenConfig).Listen(cmd.Context(), "tcp", listen)
-			if err != nil {
-				return err
-			}
-			if ready != "" {
-				if err := tellReady(ready, listener.Addr().String()); err != nil {
-					return errors.Join(err, listener.Close())
-				}
-			}
-			return receiver.Serve(cmd.Context(), listener)
+			return serveOn(cmd.Context(), listen, ready, receiver.Serve)
 		},
 	}
 	flags := command.Flags()
