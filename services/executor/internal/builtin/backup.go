@@ -158,13 +158,18 @@ func (backup) Examples() []template.Example {
 }
 
 func (backup) SettingsSchema() map[string]any {
+	return spoolSettings("max_collection_mb", "How large one collection may be, uncompressed")
+}
+
+// spoolSettings is the schema of settings that bound what is spooled.
+func spoolSettings(name, what string) map[string]any {
 	return map[string]any{
 		"type":                 "object",
 		"additionalProperties": false,
 		"properties": map[string]any{
-			"max_collection_mb": map[string]any{
+			name: map[string]any{
 				"type":        "integer",
-				"description": "How large one collection may be, uncompressed, in MiB: so much temporary storage is needed on the executor",
+				"description": what + ", in MiB: so much temporary storage is needed on the executor",
 				"minimum":     1,
 				"maximum":     maxSpoolMB,
 				"default":     defaultSpoolMB,

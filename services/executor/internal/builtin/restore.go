@@ -170,19 +170,7 @@ func (restore) Examples() []template.Example {
 }
 
 func (restore) SettingsSchema() map[string]any {
-	return map[string]any{
-		"type":                 "object",
-		"additionalProperties": false,
-		"properties": map[string]any{
-			"max_archive_mb": map[string]any{
-				"type":        "integer",
-				"description": "How large an archive may be, as it lies in the bucket, in MiB: so much temporary storage is needed on the executor",
-				"minimum":     1,
-				"maximum":     maxSpoolMB,
-				"default":     defaultSpoolMB,
-			},
-		},
-	}
+	return spoolSettings("max_archive_mb", "How large an archive may be, as it lies in the bucket")
 }
 
 func (restore) ValidateSettings(map[string]any) error { return nil }
