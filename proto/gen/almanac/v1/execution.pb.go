@@ -844,6 +844,256 @@ func (x *GetExecutionResponse) GetLogs() []*LogLine {
 	return nil
 }
 
+type ListActivityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// live (when absent) or failed.
+	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// Only failures that ended at or after this; 24 hours ago when absent.
+	Since *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// From 1.
+	Page *int32 `protobuf:"varint,3,opt,name=page,proto3,oneof" json:"page,omitempty"`
+	// 50 when absent.
+	Limit         *int32 `protobuf:"varint,4,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListActivityRequest) Reset() {
+	*x = ListActivityRequest{}
+	mi := &file_almanac_v1_execution_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListActivityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListActivityRequest) ProtoMessage() {}
+
+func (x *ListActivityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_almanac_v1_execution_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListActivityRequest.ProtoReflect.Descriptor instead.
+func (*ListActivityRequest) Descriptor() ([]byte, []int) {
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ListActivityRequest) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ListActivityRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *ListActivityRequest) GetPage() int32 {
+	if x != nil && x.Page != nil {
+		return *x.Page
+	}
+	return 0
+}
+
+func (x *ListActivityRequest) GetLimit() int32 {
+	if x != nil && x.Limit != nil {
+		return *x.Limit
+	}
+	return 0
+}
+
+type ListActivityResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Executions    []*Execution           `protobuf:"bytes,1,rep,name=executions,proto3" json:"executions,omitempty"`
+	Total         int32                  `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListActivityResponse) Reset() {
+	*x = ListActivityResponse{}
+	mi := &file_almanac_v1_execution_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListActivityResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListActivityResponse) ProtoMessage() {}
+
+func (x *ListActivityResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_almanac_v1_execution_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListActivityResponse.ProtoReflect.Descriptor instead.
+func (*ListActivityResponse) Descriptor() ([]byte, []int) {
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ListActivityResponse) GetExecutions() []*Execution {
+	if x != nil {
+		return x.Executions
+	}
+	return nil
+}
+
+func (x *ListActivityResponse) GetTotal() int32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+type WatchExecutionRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ExecutionId string                 `protobuf:"bytes,1,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
+	// How many lines of the log the caller has already: they are left out.
+	FromLine      *int32 `protobuf:"varint,2,opt,name=from_line,json=fromLine,proto3,oneof" json:"from_line,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchExecutionRequest) Reset() {
+	*x = WatchExecutionRequest{}
+	mi := &file_almanac_v1_execution_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchExecutionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchExecutionRequest) ProtoMessage() {}
+
+func (x *WatchExecutionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_almanac_v1_execution_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchExecutionRequest.ProtoReflect.Descriptor instead.
+func (*WatchExecutionRequest) Descriptor() ([]byte, []int) {
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *WatchExecutionRequest) GetExecutionId() string {
+	if x != nil {
+		return x.ExecutionId
+	}
+	return ""
+}
+
+func (x *WatchExecutionRequest) GetFromLine() int32 {
+	if x != nil && x.FromLine != nil {
+		return *x.FromLine
+	}
+	return 0
+}
+
+// WatchExecutionResponse has any of the three.
+type WatchExecutionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The execution as it stands, when it is new or changed; its progress too.
+	Execution *Execution `protobuf:"bytes,1,opt,name=execution,proto3" json:"execution,omitempty"`
+	// The next lines of its log, at most 1,000.
+	Logs []*LogLine `protobuf:"bytes,2,rep,name=logs,proto3" json:"logs,omitempty"`
+	// Number, from 0, of the first of these lines.
+	FirstLine int32 `protobuf:"varint,3,opt,name=first_line,json=firstLine,proto3" json:"first_line,omitempty"`
+	// The execution is over and nothing follows.
+	Over          bool `protobuf:"varint,4,opt,name=over,proto3" json:"over,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchExecutionResponse) Reset() {
+	*x = WatchExecutionResponse{}
+	mi := &file_almanac_v1_execution_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchExecutionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchExecutionResponse) ProtoMessage() {}
+
+func (x *WatchExecutionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_almanac_v1_execution_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchExecutionResponse.ProtoReflect.Descriptor instead.
+func (*WatchExecutionResponse) Descriptor() ([]byte, []int) {
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *WatchExecutionResponse) GetExecution() *Execution {
+	if x != nil {
+		return x.Execution
+	}
+	return nil
+}
+
+func (x *WatchExecutionResponse) GetLogs() []*LogLine {
+	if x != nil {
+		return x.Logs
+	}
+	return nil
+}
+
+func (x *WatchExecutionResponse) GetFirstLine() int32 {
+	if x != nil {
+		return x.FirstLine
+	}
+	return 0
+}
+
+func (x *WatchExecutionResponse) GetOver() bool {
+	if x != nil {
+		return x.Over
+	}
+	return false
+}
+
 type ListLogsRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ExecutionId string                 `protobuf:"bytes,1,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
@@ -857,7 +1107,7 @@ type ListLogsRequest struct {
 
 func (x *ListLogsRequest) Reset() {
 	*x = ListLogsRequest{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[9]
+	mi := &file_almanac_v1_execution_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +1119,7 @@ func (x *ListLogsRequest) String() string {
 func (*ListLogsRequest) ProtoMessage() {}
 
 func (x *ListLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[9]
+	mi := &file_almanac_v1_execution_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +1132,7 @@ func (x *ListLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLogsRequest.ProtoReflect.Descriptor instead.
 func (*ListLogsRequest) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{9}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListLogsRequest) GetExecutionId() string {
@@ -916,7 +1166,7 @@ type ListLogsResponse struct {
 
 func (x *ListLogsResponse) Reset() {
 	*x = ListLogsResponse{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[10]
+	mi := &file_almanac_v1_execution_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1178,7 @@ func (x *ListLogsResponse) String() string {
 func (*ListLogsResponse) ProtoMessage() {}
 
 func (x *ListLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[10]
+	mi := &file_almanac_v1_execution_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1191,7 @@ func (x *ListLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLogsResponse.ProtoReflect.Descriptor instead.
 func (*ListLogsResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{10}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListLogsResponse) GetLogs() []*LogLine {
@@ -968,7 +1218,7 @@ type CancelExecutionRequest struct {
 
 func (x *CancelExecutionRequest) Reset() {
 	*x = CancelExecutionRequest{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[11]
+	mi := &file_almanac_v1_execution_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1230,7 @@ func (x *CancelExecutionRequest) String() string {
 func (*CancelExecutionRequest) ProtoMessage() {}
 
 func (x *CancelExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[11]
+	mi := &file_almanac_v1_execution_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1243,7 @@ func (x *CancelExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelExecutionRequest.ProtoReflect.Descriptor instead.
 func (*CancelExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{11}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CancelExecutionRequest) GetExecutionId() string {
@@ -1020,7 +1270,7 @@ type CancelExecutionResponse struct {
 
 func (x *CancelExecutionResponse) Reset() {
 	*x = CancelExecutionResponse{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[12]
+	mi := &file_almanac_v1_execution_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1282,7 @@ func (x *CancelExecutionResponse) String() string {
 func (*CancelExecutionResponse) ProtoMessage() {}
 
 func (x *CancelExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[12]
+	mi := &file_almanac_v1_execution_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1295,7 @@ func (x *CancelExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelExecutionResponse.ProtoReflect.Descriptor instead.
 func (*CancelExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{12}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CancelExecutionResponse) GetExecution() *Execution {
@@ -1075,7 +1325,7 @@ type ResolveExecutionRequest struct {
 
 func (x *ResolveExecutionRequest) Reset() {
 	*x = ResolveExecutionRequest{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[13]
+	mi := &file_almanac_v1_execution_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1337,7 @@ func (x *ResolveExecutionRequest) String() string {
 func (*ResolveExecutionRequest) ProtoMessage() {}
 
 func (x *ResolveExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[13]
+	mi := &file_almanac_v1_execution_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1350,7 @@ func (x *ResolveExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveExecutionRequest.ProtoReflect.Descriptor instead.
 func (*ResolveExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{13}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResolveExecutionRequest) GetExecutionId() string {
@@ -1134,7 +1384,7 @@ type ResolveExecutionResponse struct {
 
 func (x *ResolveExecutionResponse) Reset() {
 	*x = ResolveExecutionResponse{}
-	mi := &file_almanac_v1_execution_proto_msgTypes[14]
+	mi := &file_almanac_v1_execution_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1396,7 @@ func (x *ResolveExecutionResponse) String() string {
 func (*ResolveExecutionResponse) ProtoMessage() {}
 
 func (x *ResolveExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_execution_proto_msgTypes[14]
+	mi := &file_almanac_v1_execution_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1409,7 @@ func (x *ResolveExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveExecutionResponse.ProtoReflect.Descriptor instead.
 func (*ResolveExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{14}
+	return file_almanac_v1_execution_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ResolveExecutionResponse) GetExecution() *Execution {
@@ -1266,7 +1516,32 @@ const file_almanac_v1_execution_proto_rawDesc = "" +
 	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\vexecutionId\"t\n" +
 	"\x14GetExecutionResponse\x123\n" +
 	"\texecution\x18\x01 \x01(\v2\x15.almanac.v1.ExecutionR\texecution\x12'\n" +
-	"\x04logs\x18\x02 \x03(\v2\x13.almanac.v1.LogLineR\x04logs\"\x9c\x01\n" +
+	"\x04logs\x18\x02 \x03(\v2\x13.almanac.v1.LogLineR\x04logs\"\xd0\x01\n" +
+	"\x13ListActivityRequest\x12+\n" +
+	"\x05state\x18\x01 \x01(\tB\x15\xbaH\x12r\x10R\x00R\x04liveR\x06failedR\x05state\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12 \n" +
+	"\x04page\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01H\x00R\x04page\x88\x01\x01\x12%\n" +
+	"\x05limit\x18\x04 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x01H\x01R\x05limit\x88\x01\x01B\a\n" +
+	"\x05_pageB\b\n" +
+	"\x06_limit\"c\n" +
+	"\x14ListActivityResponse\x125\n" +
+	"\n" +
+	"executions\x18\x01 \x03(\v2\x15.almanac.v1.ExecutionR\n" +
+	"executions\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x05R\x05total\"\x7f\n" +
+	"\x15WatchExecutionRequest\x12-\n" +
+	"\fexecution_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\vexecutionId\x12)\n" +
+	"\tfrom_line\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x00R\bfromLine\x88\x01\x01B\f\n" +
+	"\n" +
+	"_from_line\"\xa9\x01\n" +
+	"\x16WatchExecutionResponse\x123\n" +
+	"\texecution\x18\x01 \x01(\v2\x15.almanac.v1.ExecutionR\texecution\x12'\n" +
+	"\x04logs\x18\x02 \x03(\v2\x13.almanac.v1.LogLineR\x04logs\x12\x1d\n" +
+	"\n" +
+	"first_line\x18\x03 \x01(\x05R\tfirstLine\x12\x12\n" +
+	"\x04over\x18\x04 \x01(\bR\x04over\"\x9c\x01\n" +
 	"\x0fListLogsRequest\x12-\n" +
 	"\fexecution_id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\vexecutionId\x12 \n" +
@@ -1293,10 +1568,12 @@ const file_almanac_v1_execution_proto_rawDesc = "" +
 	"\xbaH\ar\x05\x10\x01\x18\xe8\aR\x06reason\"i\n" +
 	"\x18ResolveExecutionResponse\x123\n" +
 	"\texecution\x18\x01 \x01(\v2\x15.almanac.v1.ExecutionR\texecution\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage2\xd9\x05\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage2\xe4\a\n" +
 	"\x10ExecutionService\x12\x8a\x01\n" +
 	"\x0eListExecutions\x12!.almanac.v1.ListExecutionsRequest\x1a\".almanac.v1.ListExecutionsResponse\"1\x82\xd3\xe4\x93\x02+\x12)/api/admin/scheduler-jobs/{id}/executions\x12\x83\x01\n" +
-	"\fGetExecution\x12\x1f.almanac.v1.GetExecutionRequest\x1a .almanac.v1.GetExecutionResponse\"0\x82\xd3\xe4\x93\x02*\x12(/api/admin/job-executions/{execution_id}\x12|\n" +
+	"\fGetExecution\x12\x1f.almanac.v1.GetExecutionRequest\x1a .almanac.v1.GetExecutionResponse\"0\x82\xd3\xe4\x93\x02*\x12(/api/admin/job-executions/{execution_id}\x12t\n" +
+	"\fListActivity\x12\x1f.almanac.v1.ListActivityRequest\x1a .almanac.v1.ListActivityResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/admin/job-executions\x12\x92\x01\n" +
+	"\x0eWatchExecution\x12!.almanac.v1.WatchExecutionRequest\x1a\".almanac.v1.WatchExecutionResponse\"7\x82\xd3\xe4\x93\x021\x12//api/admin/job-executions/{execution_id}/events0\x01\x12|\n" +
 	"\bListLogs\x12\x1b.almanac.v1.ListLogsRequest\x1a\x1c.almanac.v1.ListLogsResponse\"5\x82\xd3\xe4\x93\x02/\x12-/api/admin/job-executions/{execution_id}/logs\x12\x96\x01\n" +
 	"\x0fCancelExecution\x12\".almanac.v1.CancelExecutionRequest\x1a#.almanac.v1.CancelExecutionResponse\":\x82\xd3\xe4\x93\x024:\x01*\"//api/admin/job-executions/{execution_id}/cancel\x12\x9a\x01\n" +
 	"\x10ResolveExecution\x12#.almanac.v1.ResolveExecutionRequest\x1a$.almanac.v1.ResolveExecutionResponse\";\x82\xd3\xe4\x93\x025:\x01*\"0/api/admin/job-executions/{execution_id}/resolveBEZCgithub.com/almanac-scheduler/almanac/proto/gen/almanac/v1;almanacv1b\x06proto3"
@@ -1313,7 +1590,7 @@ func file_almanac_v1_execution_proto_rawDescGZIP() []byte {
 	return file_almanac_v1_execution_proto_rawDescData
 }
 
-var file_almanac_v1_execution_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_almanac_v1_execution_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_almanac_v1_execution_proto_goTypes = []any{
 	(*Execution)(nil),                // 0: almanac.v1.Execution
 	(*Notification)(nil),             // 1: almanac.v1.Notification
@@ -1324,68 +1601,80 @@ var file_almanac_v1_execution_proto_goTypes = []any{
 	(*ListExecutionsResponse)(nil),   // 6: almanac.v1.ListExecutionsResponse
 	(*GetExecutionRequest)(nil),      // 7: almanac.v1.GetExecutionRequest
 	(*GetExecutionResponse)(nil),     // 8: almanac.v1.GetExecutionResponse
-	(*ListLogsRequest)(nil),          // 9: almanac.v1.ListLogsRequest
-	(*ListLogsResponse)(nil),         // 10: almanac.v1.ListLogsResponse
-	(*CancelExecutionRequest)(nil),   // 11: almanac.v1.CancelExecutionRequest
-	(*CancelExecutionResponse)(nil),  // 12: almanac.v1.CancelExecutionResponse
-	(*ResolveExecutionRequest)(nil),  // 13: almanac.v1.ResolveExecutionRequest
-	(*ResolveExecutionResponse)(nil), // 14: almanac.v1.ResolveExecutionResponse
-	nil,                              // 15: almanac.v1.Execution.ExecutorSelectorEntry
-	(*timestamppb.Timestamp)(nil),    // 16: google.protobuf.Timestamp
-	(*wrapperspb.DoubleValue)(nil),   // 17: google.protobuf.DoubleValue
-	(*structpb.Struct)(nil),          // 18: google.protobuf.Struct
-	(*wrapperspb.StringValue)(nil),   // 19: google.protobuf.StringValue
-	(*wrapperspb.Int32Value)(nil),    // 20: google.protobuf.Int32Value
+	(*ListActivityRequest)(nil),      // 9: almanac.v1.ListActivityRequest
+	(*ListActivityResponse)(nil),     // 10: almanac.v1.ListActivityResponse
+	(*WatchExecutionRequest)(nil),    // 11: almanac.v1.WatchExecutionRequest
+	(*WatchExecutionResponse)(nil),   // 12: almanac.v1.WatchExecutionResponse
+	(*ListLogsRequest)(nil),          // 13: almanac.v1.ListLogsRequest
+	(*ListLogsResponse)(nil),         // 14: almanac.v1.ListLogsResponse
+	(*CancelExecutionRequest)(nil),   // 15: almanac.v1.CancelExecutionRequest
+	(*CancelExecutionResponse)(nil),  // 16: almanac.v1.CancelExecutionResponse
+	(*ResolveExecutionRequest)(nil),  // 17: almanac.v1.ResolveExecutionRequest
+	(*ResolveExecutionResponse)(nil), // 18: almanac.v1.ResolveExecutionResponse
+	nil,                              // 19: almanac.v1.Execution.ExecutorSelectorEntry
+	(*timestamppb.Timestamp)(nil),    // 20: google.protobuf.Timestamp
+	(*wrapperspb.DoubleValue)(nil),   // 21: google.protobuf.DoubleValue
+	(*structpb.Struct)(nil),          // 22: google.protobuf.Struct
+	(*wrapperspb.StringValue)(nil),   // 23: google.protobuf.StringValue
+	(*wrapperspb.Int32Value)(nil),    // 24: google.protobuf.Int32Value
 }
 var file_almanac_v1_execution_proto_depIdxs = []int32{
-	16, // 0: almanac.v1.Execution.scheduled_for:type_name -> google.protobuf.Timestamp
-	16, // 1: almanac.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
-	16, // 2: almanac.v1.Execution.completed_at:type_name -> google.protobuf.Timestamp
-	17, // 3: almanac.v1.Execution.duration_seconds:type_name -> google.protobuf.DoubleValue
-	18, // 4: almanac.v1.Execution.result:type_name -> google.protobuf.Struct
-	19, // 5: almanac.v1.Execution.error:type_name -> google.protobuf.StringValue
-	19, // 6: almanac.v1.Execution.error_code:type_name -> google.protobuf.StringValue
+	20, // 0: almanac.v1.Execution.scheduled_for:type_name -> google.protobuf.Timestamp
+	20, // 1: almanac.v1.Execution.started_at:type_name -> google.protobuf.Timestamp
+	20, // 2: almanac.v1.Execution.completed_at:type_name -> google.protobuf.Timestamp
+	21, // 3: almanac.v1.Execution.duration_seconds:type_name -> google.protobuf.DoubleValue
+	22, // 4: almanac.v1.Execution.result:type_name -> google.protobuf.Struct
+	23, // 5: almanac.v1.Execution.error:type_name -> google.protobuf.StringValue
+	23, // 6: almanac.v1.Execution.error_code:type_name -> google.protobuf.StringValue
 	2,  // 7: almanac.v1.Execution.attempts:type_name -> almanac.v1.Attempt
-	19, // 8: almanac.v1.Execution.triggered_by_user:type_name -> google.protobuf.StringValue
-	19, // 9: almanac.v1.Execution.execution_host:type_name -> google.protobuf.StringValue
-	18, // 10: almanac.v1.Execution.parameters:type_name -> google.protobuf.Struct
-	19, // 11: almanac.v1.Execution.reason:type_name -> google.protobuf.StringValue
-	16, // 12: almanac.v1.Execution.missed_from:type_name -> google.protobuf.Timestamp
-	16, // 13: almanac.v1.Execution.missed_until:type_name -> google.protobuf.Timestamp
-	20, // 14: almanac.v1.Execution.missed_count:type_name -> google.protobuf.Int32Value
-	16, // 15: almanac.v1.Execution.next_attempt_at:type_name -> google.protobuf.Timestamp
+	23, // 8: almanac.v1.Execution.triggered_by_user:type_name -> google.protobuf.StringValue
+	23, // 9: almanac.v1.Execution.execution_host:type_name -> google.protobuf.StringValue
+	22, // 10: almanac.v1.Execution.parameters:type_name -> google.protobuf.Struct
+	23, // 11: almanac.v1.Execution.reason:type_name -> google.protobuf.StringValue
+	20, // 12: almanac.v1.Execution.missed_from:type_name -> google.protobuf.Timestamp
+	20, // 13: almanac.v1.Execution.missed_until:type_name -> google.protobuf.Timestamp
+	24, // 14: almanac.v1.Execution.missed_count:type_name -> google.protobuf.Int32Value
+	20, // 15: almanac.v1.Execution.next_attempt_at:type_name -> google.protobuf.Timestamp
 	3,  // 16: almanac.v1.Execution.progress:type_name -> almanac.v1.Progress
-	15, // 17: almanac.v1.Execution.executor_selector:type_name -> almanac.v1.Execution.ExecutorSelectorEntry
+	19, // 17: almanac.v1.Execution.executor_selector:type_name -> almanac.v1.Execution.ExecutorSelectorEntry
 	1,  // 18: almanac.v1.Execution.notifications:type_name -> almanac.v1.Notification
-	19, // 19: almanac.v1.Notification.error:type_name -> google.protobuf.StringValue
-	16, // 20: almanac.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
-	16, // 21: almanac.v1.Attempt.completed_at:type_name -> google.protobuf.Timestamp
-	17, // 22: almanac.v1.Attempt.duration_seconds:type_name -> google.protobuf.DoubleValue
-	19, // 23: almanac.v1.Attempt.error:type_name -> google.protobuf.StringValue
-	19, // 24: almanac.v1.Attempt.error_code:type_name -> google.protobuf.StringValue
-	19, // 25: almanac.v1.Attempt.execution_host:type_name -> google.protobuf.StringValue
-	16, // 26: almanac.v1.LogLine.timestamp:type_name -> google.protobuf.Timestamp
+	23, // 19: almanac.v1.Notification.error:type_name -> google.protobuf.StringValue
+	20, // 20: almanac.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
+	20, // 21: almanac.v1.Attempt.completed_at:type_name -> google.protobuf.Timestamp
+	21, // 22: almanac.v1.Attempt.duration_seconds:type_name -> google.protobuf.DoubleValue
+	23, // 23: almanac.v1.Attempt.error:type_name -> google.protobuf.StringValue
+	23, // 24: almanac.v1.Attempt.error_code:type_name -> google.protobuf.StringValue
+	23, // 25: almanac.v1.Attempt.execution_host:type_name -> google.protobuf.StringValue
+	20, // 26: almanac.v1.LogLine.timestamp:type_name -> google.protobuf.Timestamp
 	0,  // 27: almanac.v1.ListExecutionsResponse.executions:type_name -> almanac.v1.Execution
 	0,  // 28: almanac.v1.GetExecutionResponse.execution:type_name -> almanac.v1.Execution
 	4,  // 29: almanac.v1.GetExecutionResponse.logs:type_name -> almanac.v1.LogLine
-	4,  // 30: almanac.v1.ListLogsResponse.logs:type_name -> almanac.v1.LogLine
-	0,  // 31: almanac.v1.CancelExecutionResponse.execution:type_name -> almanac.v1.Execution
-	0,  // 32: almanac.v1.ResolveExecutionResponse.execution:type_name -> almanac.v1.Execution
-	5,  // 33: almanac.v1.ExecutionService.ListExecutions:input_type -> almanac.v1.ListExecutionsRequest
-	7,  // 34: almanac.v1.ExecutionService.GetExecution:input_type -> almanac.v1.GetExecutionRequest
-	9,  // 35: almanac.v1.ExecutionService.ListLogs:input_type -> almanac.v1.ListLogsRequest
-	11, // 36: almanac.v1.ExecutionService.CancelExecution:input_type -> almanac.v1.CancelExecutionRequest
-	13, // 37: almanac.v1.ExecutionService.ResolveExecution:input_type -> almanac.v1.ResolveExecutionRequest
-	6,  // 38: almanac.v1.ExecutionService.ListExecutions:output_type -> almanac.v1.ListExecutionsResponse
-	8,  // 39: almanac.v1.ExecutionService.GetExecution:output_type -> almanac.v1.GetExecutionResponse
-	10, // 40: almanac.v1.ExecutionService.ListLogs:output_type -> almanac.v1.ListLogsResponse
-	12, // 41: almanac.v1.ExecutionService.CancelExecution:output_type -> almanac.v1.CancelExecutionResponse
-	14, // 42: almanac.v1.ExecutionService.ResolveExecution:output_type -> almanac.v1.ResolveExecutionResponse
-	38, // [38:43] is the sub-list for method output_type
-	33, // [33:38] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	20, // 30: almanac.v1.ListActivityRequest.since:type_name -> google.protobuf.Timestamp
+	0,  // 31: almanac.v1.ListActivityResponse.executions:type_name -> almanac.v1.Execution
+	0,  // 32: almanac.v1.WatchExecutionResponse.execution:type_name -> almanac.v1.Execution
+	4,  // 33: almanac.v1.WatchExecutionResponse.logs:type_name -> almanac.v1.LogLine
+	4,  // 34: almanac.v1.ListLogsResponse.logs:type_name -> almanac.v1.LogLine
+	0,  // 35: almanac.v1.CancelExecutionResponse.execution:type_name -> almanac.v1.Execution
+	0,  // 36: almanac.v1.ResolveExecutionResponse.execution:type_name -> almanac.v1.Execution
+	5,  // 37: almanac.v1.ExecutionService.ListExecutions:input_type -> almanac.v1.ListExecutionsRequest
+	7,  // 38: almanac.v1.ExecutionService.GetExecution:input_type -> almanac.v1.GetExecutionRequest
+	9,  // 39: almanac.v1.ExecutionService.ListActivity:input_type -> almanac.v1.ListActivityRequest
+	11, // 40: almanac.v1.ExecutionService.WatchExecution:input_type -> almanac.v1.WatchExecutionRequest
+	13, // 41: almanac.v1.ExecutionService.ListLogs:input_type -> almanac.v1.ListLogsRequest
+	15, // 42: almanac.v1.ExecutionService.CancelExecution:input_type -> almanac.v1.CancelExecutionRequest
+	17, // 43: almanac.v1.ExecutionService.ResolveExecution:input_type -> almanac.v1.ResolveExecutionRequest
+	6,  // 44: almanac.v1.ExecutionService.ListExecutions:output_type -> almanac.v1.ListExecutionsResponse
+	8,  // 45: almanac.v1.ExecutionService.GetExecution:output_type -> almanac.v1.GetExecutionResponse
+	10, // 46: almanac.v1.ExecutionService.ListActivity:output_type -> almanac.v1.ListActivityResponse
+	12, // 47: almanac.v1.ExecutionService.WatchExecution:output_type -> almanac.v1.WatchExecutionResponse
+	14, // 48: almanac.v1.ExecutionService.ListLogs:output_type -> almanac.v1.ListLogsResponse
+	16, // 49: almanac.v1.ExecutionService.CancelExecution:output_type -> almanac.v1.CancelExecutionResponse
+	18, // 50: almanac.v1.ExecutionService.ResolveExecution:output_type -> almanac.v1.ResolveExecutionResponse
+	44, // [44:51] is the sub-list for method output_type
+	37, // [37:44] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_almanac_v1_execution_proto_init() }
@@ -1395,13 +1684,15 @@ func file_almanac_v1_execution_proto_init() {
 	}
 	file_almanac_v1_execution_proto_msgTypes[5].OneofWrappers = []any{}
 	file_almanac_v1_execution_proto_msgTypes[9].OneofWrappers = []any{}
+	file_almanac_v1_execution_proto_msgTypes[11].OneofWrappers = []any{}
+	file_almanac_v1_execution_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_almanac_v1_execution_proto_rawDesc), len(file_almanac_v1_execution_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,8 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	ExecutionService_ListExecutions_FullMethodName   = "/almanac.v1.ExecutionService/ListExecutions"
 	ExecutionService_GetExecution_FullMethodName     = "/almanac.v1.ExecutionService/GetExecution"
+	ExecutionService_ListActivity_FullMethodName     = "/almanac.v1.ExecutionService/ListActivity"
+	ExecutionService_WatchExecution_FullMethodName   = "/almanac.v1.ExecutionService/WatchExecution"
 	ExecutionService_ListLogs_FullMethodName         = "/almanac.v1.ExecutionService/ListLogs"
 	ExecutionService_CancelExecution_FullMethodName  = "/almanac.v1.ExecutionService/CancelExecution"
 	ExecutionService_ResolveExecution_FullMethodName = "/almanac.v1.ExecutionService/ResolveExecution"
@@ -37,6 +39,14 @@ type ExecutionServiceClient interface {
 	ListExecutions(ctx context.Context, in *ListExecutionsRequest, opts ...grpc.CallOption) (*ListExecutionsResponse, error)
 	// GetExecution returns one execution and the first 1,000 lines of its log.
 	GetExecution(ctx context.Context, in *GetExecutionRequest, opts ...grpc.CallOption) (*GetExecutionResponse, error)
+	// ListActivity returns executions of all jobs: those that are not over (state
+	// live: running ones first, then by when they are due), or those that failed,
+	// timed out or ended unknown of late (state failed: latest end first).
+	ListActivity(ctx context.Context, in *ListActivityRequest, opts ...grpc.CallOption) (*ListActivityResponse, error)
+	// WatchExecution sends an execution, its log from a line on, and every change of
+	// both until it is over. Over REST it is a stream of lines, each a JSON object
+	// with the event as "result" or, at last, a google.rpc.Status as "error".
+	WatchExecution(ctx context.Context, in *WatchExecutionRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchExecutionResponse], error)
 	// ListLogs returns one page of an execution's log.
 	ListLogs(ctx context.Context, in *ListLogsRequest, opts ...grpc.CallOption) (*ListLogsResponse, error)
 	// CancelExecution ends a waiting execution at once and asks a running one to
@@ -74,6 +84,35 @@ func (c *executionServiceClient) GetExecution(ctx context.Context, in *GetExecut
 	}
 	return out, nil
 }
+
+func (c *executionServiceClient) ListActivity(ctx context.Context, in *ListActivityRequest, opts ...grpc.CallOption) (*ListActivityResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListActivityResponse)
+	err := c.cc.Invoke(ctx, ExecutionService_ListActivity_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *executionServiceClient) WatchExecution(ctx context.Context, in *WatchExecutionRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchExecutionResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ExecutionService_ServiceDesc.Streams[0], ExecutionService_WatchExecution_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchExecutionRequest, WatchExecutionResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ExecutionService_WatchExecutionClient = grpc.ServerStreamingClient[WatchExecutionResponse]
 
 func (c *executionServiceClient) ListLogs(ctx context.Context, in *ListLogsRequest, opts ...grpc.CallOption) (*ListLogsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -116,6 +155,14 @@ type ExecutionServiceServer interface {
 	ListExecutions(context.Context, *ListExecutionsRequest) (*ListExecutionsResponse, error)
 	// GetExecution returns one execution and the first 1,000 lines of its log.
 	GetExecution(context.Context, *GetExecutionRequest) (*GetExecutionResponse, error)
+	// ListActivity returns executions of all jobs: those that are not over (state
+	// live: running ones first, then by when they are due), or those that failed,
+	// timed out or ended unknown of late (state failed: latest end first).
+	ListActivity(context.Context, *ListActivityRequest) (*ListActivityResponse, error)
+	// WatchExecution sends an execution, its log from a line on, and every change of
+	// both until it is over. Over REST it is a stream of lines, each a JSON object
+	// with the event as "result" or, at last, a google.rpc.Status as "error".
+	WatchExecution(*WatchExecutionRequest, grpc.ServerStreamingServer[WatchExecutionResponse]) error
 	// ListLogs returns one page of an execution's log.
 	ListLogs(context.Context, *ListLogsRequest) (*ListLogsResponse, error)
 	// CancelExecution ends a waiting execution at once and asks a running one to
@@ -139,6 +186,12 @@ func (UnimplementedExecutionServiceServer) ListExecutions(context.Context, *List
 }
 func (UnimplementedExecutionServiceServer) GetExecution(context.Context, *GetExecutionRequest) (*GetExecutionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetExecution not implemented")
+}
+func (UnimplementedExecutionServiceServer) ListActivity(context.Context, *ListActivityRequest) (*ListActivityResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListActivity not implemented")
+}
+func (UnimplementedExecutionServiceServer) WatchExecution(*WatchExecutionRequest, grpc.ServerStreamingServer[WatchExecutionResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchExecution not implemented")
 }
 func (UnimplementedExecutionServiceServer) ListLogs(context.Context, *ListLogsRequest) (*ListLogsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListLogs not implemented")
@@ -205,6 +258,35 @@ func _ExecutionService_GetExecution_Handler(srv interface{}, ctx context.Context
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _ExecutionService_ListActivity_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListActivityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExecutionServiceServer).ListActivity(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ExecutionService_ListActivity_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExecutionServiceServer).ListActivity(ctx, req.(*ListActivityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ExecutionService_WatchExecution_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchExecutionRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ExecutionServiceServer).WatchExecution(m, &grpc.GenericServerStream[WatchExecutionRequest, WatchExecutionResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ExecutionService_WatchExecutionServer = grpc.ServerStreamingServer[WatchExecutionResponse]
 
 func _ExecutionService_ListLogs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListLogsRequest)
@@ -276,6 +358,10 @@ var ExecutionService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ExecutionService_GetExecution_Handler,
 		},
 		{
+			MethodName: "ListActivity",
+			Handler:    _ExecutionService_ListActivity_Handler,
+		},
+		{
 			MethodName: "ListLogs",
 			Handler:    _ExecutionService_ListLogs_Handler,
 		},
@@ -288,6 +374,12 @@ var ExecutionService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ExecutionService_ResolveExecution_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchExecution",
+			Handler:       _ExecutionService_WatchExecution_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "almanac/v1/execution.proto",
 }

@@ -14,6 +14,7 @@ import (
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	wrapperspb "google.golang.org/protobuf/types/known/wrapperspb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -347,8 +348,14 @@ type Job struct {
 	// Labels that an executor must have to get the job's runs; any executor when
 	// empty. Keys and values are of letters, digits and . _ / -, at most 63.
 	ExecutorSelector map[string]string `protobuf:"bytes,22,rep,name=executor_selector,json=executorSelector,proto3" json:"executor_selector,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Read-only: how the latest run ended that was neither cancelled nor skipped: ok,
+	// failing (it failed, timed out, or nobody knows), or never when there was none.
+	// Some seconds old.
+	State string `protobuf:"bytes,23,opt,name=state,proto3" json:"state,omitempty"`
+	// Read-only: the latest runs, latest first; in lists, as many as were asked for.
+	RecentRuns    []*RunSummary `protobuf:"bytes,24,rep,name=recent_runs,json=recentRuns,proto3" json:"recent_runs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Job) Reset() {
@@ -535,6 +542,90 @@ func (x *Job) GetExecutorSelector() map[string]string {
 	return nil
 }
 
+func (x *Job) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Job) GetRecentRuns() []*RunSummary {
+	if x != nil {
+		return x.RecentRuns
+	}
+	return nil
+}
+
+// RunSummary is what a list of jobs tells of a run.
+type RunSummary struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// As of any execution.
+	Status          string                  `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	ScheduledFor    *timestamppb.Timestamp  `protobuf:"bytes,3,opt,name=scheduled_for,json=scheduledFor,proto3" json:"scheduled_for,omitempty"`
+	DurationSeconds *wrapperspb.DoubleValue `protobuf:"bytes,4,opt,name=duration_seconds,json=durationSeconds,proto3" json:"duration_seconds,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RunSummary) Reset() {
+	*x = RunSummary{}
+	mi := &file_almanac_v1_job_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunSummary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunSummary) ProtoMessage() {}
+
+func (x *RunSummary) ProtoReflect() protoreflect.Message {
+	mi := &file_almanac_v1_job_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunSummary.ProtoReflect.Descriptor instead.
+func (*RunSummary) Descriptor() ([]byte, []int) {
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RunSummary) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RunSummary) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *RunSummary) GetScheduledFor() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ScheduledFor
+	}
+	return nil
+}
+
+func (x *RunSummary) GetDurationSeconds() *wrapperspb.DoubleValue {
+	if x != nil {
+		return x.DurationSeconds
+	}
+	return nil
+}
+
 type ListJobsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// May be repeated; an unknown one matches nothing.
@@ -543,14 +634,26 @@ type ListJobsRequest struct {
 	// From 1.
 	Page *int32 `protobuf:"varint,3,opt,name=page,proto3,oneof" json:"page,omitempty"`
 	// 20 when absent.
-	Limit         *int32 `protobuf:"varint,4,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	Limit *int32 `protobuf:"varint,4,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	// Words that the name, the description or the template's type must each contain
+	// somewhere; case does not matter.
+	Search string `protobuf:"bytes,5,opt,name=search,proto3" json:"search,omitempty"`
+	// May be repeated, all must match: a label's key, or key=value.
+	Label []string `protobuf:"bytes,6,rep,name=label,proto3" json:"label,omitempty"`
+	// May be repeated; as Job.state.
+	State []string `protobuf:"bytes,7,rep,name=state,proto3" json:"state,omitempty"`
+	// What to sort by, descending with a leading "-": created_at (-created_at when
+	// absent), name, next_run_at, updated_at. Jobs without a next run come last.
+	Sort string `protobuf:"bytes,8,opt,name=sort,proto3" json:"sort,omitempty"`
+	// How many of each job's latest runs to return; none when absent.
+	Runs          *int32 `protobuf:"varint,9,opt,name=runs,proto3,oneof" json:"runs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_almanac_v1_job_proto_msgTypes[5]
+	mi := &file_almanac_v1_job_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +665,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_job_proto_msgTypes[5]
+	mi := &file_almanac_v1_job_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +678,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_job_proto_rawDescGZIP(), []int{5}
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListJobsRequest) GetTemplateType() []string {
@@ -606,6 +709,41 @@ func (x *ListJobsRequest) GetLimit() int32 {
 	return 0
 }
 
+func (x *ListJobsRequest) GetSearch() string {
+	if x != nil {
+		return x.Search
+	}
+	return ""
+}
+
+func (x *ListJobsRequest) GetLabel() []string {
+	if x != nil {
+		return x.Label
+	}
+	return nil
+}
+
+func (x *ListJobsRequest) GetState() []string {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *ListJobsRequest) GetSort() string {
+	if x != nil {
+		return x.Sort
+	}
+	return ""
+}
+
+func (x *ListJobsRequest) GetRuns() int32 {
+	if x != nil && x.Runs != nil {
+		return *x.Runs
+	}
+	return 0
+}
+
 type ListJobsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Jobs          []*Job                 `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
@@ -618,7 +756,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_almanac_v1_job_proto_msgTypes[6]
+	mi := &file_almanac_v1_job_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -630,7 +768,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_job_proto_msgTypes[6]
+	mi := &file_almanac_v1_job_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -643,7 +781,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_job_proto_rawDescGZIP(), []int{6}
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -686,7 +824,7 @@ type CreateJobRequest struct {
 
 func (x *CreateJobRequest) Reset() {
 	*x = CreateJobRequest{}
-	mi := &file_almanac_v1_job_proto_msgTypes[7]
+	mi := &file_almanac_v1_job_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +836,7 @@ func (x *CreateJobRequest) String() string {
 func (*CreateJobRequest) ProtoMessage() {}
 
 func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_job_proto_msgTypes[7]
+	mi := &file_almanac_v1_job_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +849,7 @@ func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJobRequest.ProtoReflect.Descriptor instead.
 func (*CreateJobRequest) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_job_proto_rawDescGZIP(), []int{7}
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateJobRequest) GetJob() *Job {
@@ -738,7 +876,7 @@ type CreateJobResponse struct {
 
 func (x *CreateJobResponse) Reset() {
 	*x = CreateJobResponse{}
-	mi := &file_almanac_v1_job_proto_msgTypes[8]
+	mi := &file_almanac_v1_job_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +888,7 @@ func (x *CreateJobResponse) String() string {
 func (*CreateJobResponse) ProtoMessage() {}
 
 func (x *CreateJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_job_proto_msgTypes[8]
+	mi := &file_almanac_v1_job_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +901,7 @@ func (x *CreateJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJobResponse.ProtoReflect.Descriptor instead.
 func (*CreateJobResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_job_proto_rawDescGZIP(), []int{8}
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateJobResponse) GetJob() *Job {
@@ -789,7 +927,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_almanac_v1_job_proto_msgTypes[9]
+	mi := &file_almanac_v1_job_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +939,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_job_proto_msgTypes[9]
+	mi := &file_almanac_v1_job_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +952,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_job_proto_rawDescGZIP(), []int{9}
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetJobRequest) GetId() string {
@@ -833,7 +971,7 @@ type GetJobResponse struct {
 
 func (x *GetJobResponse) Reset() {
 	*x = GetJobResponse{}
-	mi := &file_almanac_v1_job_proto_msgTypes[10]
+	mi := &file_almanac_v1_job_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -845,7 +983,7 @@ func (x *GetJobResponse) String() string {
 func (*GetJobResponse) ProtoMessage() {}
 
 func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_job_proto_msgTypes[10]
+	mi := &file_almanac_v1_job_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -858,7 +996,7 @@ func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
 func (*GetJobResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_job_proto_rawDescGZIP(), []int{10}
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetJobResponse) GetJob() *Job {
@@ -881,7 +1019,7 @@ type UpdateJobRequest struct {
 
 func (x *UpdateJobRequest) Reset() {
 	*x = UpdateJobRequest{}
-	mi := &file_almanac_v1_job_proto_msgTypes[11]
+	mi := &file_almanac_v1_job_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +1031,7 @@ func (x *UpdateJobRequest) String() string {
 func (*UpdateJobRequest) ProtoMessage() {}
 
 func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_job_proto_msgTypes[11]
+	mi := &file_almanac_v1_job_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +1044,7 @@ func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJobRequest.ProtoReflect.Descriptor instead.
 func (*UpdateJobRequest) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_job_proto_rawDescGZIP(), []int{11}
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UpdateJobRequest) GetId() string {
@@ -940,7 +1078,7 @@ type UpdateJobResponse struct {
 
 func (x *UpdateJobResponse) Reset() {
 	*x = UpdateJobResponse{}
-	mi := &file_almanac_v1_job_proto_msgTypes[12]
+	mi := &file_almanac_v1_job_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1090,7 @@ func (x *UpdateJobResponse) String() string {
 func (*UpdateJobResponse) ProtoMessage() {}
 
 func (x *UpdateJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_job_proto_msgTypes[12]
+	mi := &file_almanac_v1_job_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1103,7 @@ func (x *UpdateJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJobResponse.ProtoReflect.Descriptor instead.
 func (*UpdateJobResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_job_proto_rawDescGZIP(), []int{12}
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UpdateJobResponse) GetJob() *Job {
@@ -991,7 +1129,7 @@ type DeleteJobRequest struct {
 
 func (x *DeleteJobRequest) Reset() {
 	*x = DeleteJobRequest{}
-	mi := &file_almanac_v1_job_proto_msgTypes[13]
+	mi := &file_almanac_v1_job_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1141,7 @@ func (x *DeleteJobRequest) String() string {
 func (*DeleteJobRequest) ProtoMessage() {}
 
 func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_job_proto_msgTypes[13]
+	mi := &file_almanac_v1_job_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1154,7 @@ func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_job_proto_rawDescGZIP(), []int{13}
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeleteJobRequest) GetId() string {
@@ -1035,7 +1173,7 @@ type DeleteJobResponse struct {
 
 func (x *DeleteJobResponse) Reset() {
 	*x = DeleteJobResponse{}
-	mi := &file_almanac_v1_job_proto_msgTypes[14]
+	mi := &file_almanac_v1_job_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1185,7 @@ func (x *DeleteJobResponse) String() string {
 func (*DeleteJobResponse) ProtoMessage() {}
 
 func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_job_proto_msgTypes[14]
+	mi := &file_almanac_v1_job_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1198,7 @@ func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobResponse.ProtoReflect.Descriptor instead.
 func (*DeleteJobResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_job_proto_rawDescGZIP(), []int{14}
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteJobResponse) GetMessage() string {
@@ -1084,7 +1222,7 @@ type RunJobRequest struct {
 
 func (x *RunJobRequest) Reset() {
 	*x = RunJobRequest{}
-	mi := &file_almanac_v1_job_proto_msgTypes[15]
+	mi := &file_almanac_v1_job_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1234,7 @@ func (x *RunJobRequest) String() string {
 func (*RunJobRequest) ProtoMessage() {}
 
 func (x *RunJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_job_proto_msgTypes[15]
+	mi := &file_almanac_v1_job_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1247,7 @@ func (x *RunJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunJobRequest.ProtoReflect.Descriptor instead.
 func (*RunJobRequest) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_job_proto_rawDescGZIP(), []int{15}
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RunJobRequest) GetId() string {
@@ -1143,7 +1281,7 @@ type RunJobResponse struct {
 
 func (x *RunJobResponse) Reset() {
 	*x = RunJobResponse{}
-	mi := &file_almanac_v1_job_proto_msgTypes[16]
+	mi := &file_almanac_v1_job_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1293,7 @@ func (x *RunJobResponse) String() string {
 func (*RunJobResponse) ProtoMessage() {}
 
 func (x *RunJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_job_proto_msgTypes[16]
+	mi := &file_almanac_v1_job_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1306,7 @@ func (x *RunJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunJobResponse.ProtoReflect.Descriptor instead.
 func (*RunJobResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_job_proto_rawDescGZIP(), []int{16}
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RunJobResponse) GetExecutionId() string {
@@ -1185,20 +1323,130 @@ func (x *RunJobResponse) GetMessage() string {
 	return ""
 }
 
+type TryJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Checked as at creation, but the name may be taken or missing.
+	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TryJobRequest) Reset() {
+	*x = TryJobRequest{}
+	mi := &file_almanac_v1_job_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TryJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TryJobRequest) ProtoMessage() {}
+
+func (x *TryJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_almanac_v1_job_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TryJobRequest.ProtoReflect.Descriptor instead.
+func (*TryJobRequest) Descriptor() ([]byte, []int) {
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *TryJobRequest) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+type TryJobResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ExecutionId string                 `protobuf:"bytes,1,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
+	Message     string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// The run destroys nothing because dryRun was set for it.
+	DryRun        bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TryJobResponse) Reset() {
+	*x = TryJobResponse{}
+	mi := &file_almanac_v1_job_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TryJobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TryJobResponse) ProtoMessage() {}
+
+func (x *TryJobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_almanac_v1_job_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TryJobResponse.ProtoReflect.Descriptor instead.
+func (*TryJobResponse) Descriptor() ([]byte, []int) {
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *TryJobResponse) GetExecutionId() string {
+	if x != nil {
+		return x.ExecutionId
+	}
+	return ""
+}
+
+func (x *TryJobResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *TryJobResponse) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type PreviewScheduleRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Schedule *Schedule              `protobuf:"bytes,1,opt,name=schedule,proto3" json:"schedule,omitempty"`
 	// 10 when absent.
 	Count *int32 `protobuf:"varint,2,opt,name=count,proto3,oneof" json:"count,omitempty"`
 	// Times strictly later than this; now when absent.
-	After         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	After *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	// Also tell which other enabled jobs are due in the same minutes.
+	Neighbours bool `protobuf:"varint,4,opt,name=neighbours,proto3" json:"neighbours,omitempty"`
+	// A job that is no neighbour: the one whose schedule this will be.
+	JobId         string `protobuf:"bytes,5,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PreviewScheduleRequest) Reset() {
 	*x = PreviewScheduleRequest{}
-	mi := &file_almanac_v1_job_proto_msgTypes[17]
+	mi := &file_almanac_v1_job_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1210,7 +1458,7 @@ func (x *PreviewScheduleRequest) String() string {
 func (*PreviewScheduleRequest) ProtoMessage() {}
 
 func (x *PreviewScheduleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_job_proto_msgTypes[17]
+	mi := &file_almanac_v1_job_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1223,7 +1471,7 @@ func (x *PreviewScheduleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewScheduleRequest.ProtoReflect.Descriptor instead.
 func (*PreviewScheduleRequest) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_job_proto_rawDescGZIP(), []int{17}
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PreviewScheduleRequest) GetSchedule() *Schedule {
@@ -1247,6 +1495,20 @@ func (x *PreviewScheduleRequest) GetAfter() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *PreviewScheduleRequest) GetNeighbours() bool {
+	if x != nil {
+		return x.Neighbours
+	}
+	return false
+}
+
+func (x *PreviewScheduleRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
 type PreviewScheduleResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The schedule in its full form.
@@ -1258,7 +1520,7 @@ type PreviewScheduleResponse struct {
 
 func (x *PreviewScheduleResponse) Reset() {
 	*x = PreviewScheduleResponse{}
-	mi := &file_almanac_v1_job_proto_msgTypes[18]
+	mi := &file_almanac_v1_job_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1532,7 @@ func (x *PreviewScheduleResponse) String() string {
 func (*PreviewScheduleResponse) ProtoMessage() {}
 
 func (x *PreviewScheduleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_job_proto_msgTypes[18]
+	mi := &file_almanac_v1_job_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1545,7 @@ func (x *PreviewScheduleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewScheduleResponse.ProtoReflect.Descriptor instead.
 func (*PreviewScheduleResponse) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_job_proto_rawDescGZIP(), []int{18}
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PreviewScheduleResponse) GetSchedule() *Schedule {
@@ -1307,14 +1569,18 @@ type Occurrence struct {
 	// The same instant in the schedule's zone, RFC 3339 with its offset.
 	Local string `protobuf:"bytes,2,opt,name=local,proto3" json:"local,omitempty"`
 	// What is special about it (a DST gap, a repeated hour), or empty.
-	Note          string `protobuf:"bytes,3,opt,name=note,proto3" json:"note,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Note string `protobuf:"bytes,3,opt,name=note,proto3" json:"note,omitempty"`
+	// Names of other jobs that are due in the same minute, at most 5, when asked for.
+	Neighbours []string `protobuf:"bytes,4,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	// How many there are.
+	NeighbourCount int32 `protobuf:"varint,5,opt,name=neighbour_count,json=neighbourCount,proto3" json:"neighbour_count,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Occurrence) Reset() {
 	*x = Occurrence{}
-	mi := &file_almanac_v1_job_proto_msgTypes[19]
+	mi := &file_almanac_v1_job_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1326,7 +1592,7 @@ func (x *Occurrence) String() string {
 func (*Occurrence) ProtoMessage() {}
 
 func (x *Occurrence) ProtoReflect() protoreflect.Message {
-	mi := &file_almanac_v1_job_proto_msgTypes[19]
+	mi := &file_almanac_v1_job_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1339,7 +1605,7 @@ func (x *Occurrence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Occurrence.ProtoReflect.Descriptor instead.
 func (*Occurrence) Descriptor() ([]byte, []int) {
-	return file_almanac_v1_job_proto_rawDescGZIP(), []int{19}
+	return file_almanac_v1_job_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Occurrence) GetAt() *timestamppb.Timestamp {
@@ -1363,12 +1629,26 @@ func (x *Occurrence) GetNote() string {
 	return ""
 }
 
+func (x *Occurrence) GetNeighbours() []string {
+	if x != nil {
+		return x.Neighbours
+	}
+	return nil
+}
+
+func (x *Occurrence) GetNeighbourCount() int32 {
+	if x != nil {
+		return x.NeighbourCount
+	}
+	return 0
+}
+
 var File_almanac_v1_job_proto protoreflect.FileDescriptor
 
 const file_almanac_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"\x14almanac/v1/job.proto\x12\n" +
-	"almanac.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x03\n" +
+	"almanac.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xf4\x03\n" +
 	"\bSchedule\x12<\n" +
 	"\x04type\x18\x01 \x01(\tB#\xbaH r\x1eR\x04cronR\bintervalR\x04onceR\x06manualH\x00R\x04type\x88\x01\x01\x12-\n" +
 	"\n" +
@@ -1406,7 +1686,7 @@ const file_almanac_v1_job_proto_rawDesc = "" +
 	"\x10notifications.to\x124must be a mail address, or a channel as channel:name\x1ahthis.startsWith('channel:') ? this.matches('^channel:[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$') : this.isEmail()R\tonSuccess\x12\xe3\x01\n" +
 	"\n" +
 	"on_failure\x18\x02 \x03(\tB\xc3\x01\xbaH\xbf\x01\x92\x01\xbb\x01\x10d\"\xb6\x01\xba\x01\xb2\x01\n" +
-	"\x10notifications.to\x124must be a mail address, or a channel as channel:name\x1ahthis.startsWith('channel:') ? this.matches('^channel:[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$') : this.isEmail()R\tonFailure\"\xa5\n" +
+	"\x10notifications.to\x124must be a mail address, or a channel as channel:name\x1ahthis.startsWith('channel:') ? this.matches('^channel:[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$') : this.isEmail()R\tonFailure\"\xf4\n" +
 	"\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
@@ -1437,7 +1717,10 @@ const file_almanac_v1_job_proto_rawDesc = "" +
 	"\x0eoverlap_policy\x18\x14 \x01(\tB\x16\xbaH\x13r\x11R\x00R\x06forbidR\x05allowR\roverlapPolicy\x123\n" +
 	"\bpriority\x18\x15 \x01(\x05B\x12\xbaH\x0f\x1a\r\x18\n" +
 	"(\xf6\xff\xff\xff\xff\xff\xff\xff\xff\x01H\x02R\bpriority\x88\x01\x01\x12\\\n" +
-	"\x11executor_selector\x18\x16 \x03(\v2%.almanac.v1.Job.ExecutorSelectorEntryB\b\xbaH\x05\x9a\x01\x02\x10\x10R\x10executorSelector\x1a9\n" +
+	"\x11executor_selector\x18\x16 \x03(\v2%.almanac.v1.Job.ExecutorSelectorEntryB\b\xbaH\x05\x9a\x01\x02\x10\x10R\x10executorSelector\x12\x14\n" +
+	"\x05state\x18\x17 \x01(\tR\x05state\x127\n" +
+	"\vrecent_runs\x18\x18 \x03(\v2\x16.almanac.v1.RunSummaryR\n" +
+	"recentRuns\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aC\n" +
@@ -1447,16 +1730,30 @@ const file_almanac_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"\b_enabledB\x12\n" +
 	"\x10_timeout_secondsB\v\n" +
-	"\t_priority\"\xc6\x01\n" +
+	"\t_priority\"\xbe\x01\n" +
+	"\n" +
+	"RunSummary\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\tR\x06status\x12?\n" +
+	"\rscheduled_for\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\fscheduledFor\x12G\n" +
+	"\x10duration_seconds\x18\x04 \x01(\v2\x1c.google.protobuf.DoubleValueR\x0fdurationSeconds\"\xed\x03\n" +
 	"\x0fListJobsRequest\x12-\n" +
 	"\rtemplate_type\x18\x01 \x03(\tB\b\xbaH\x05\x92\x01\x02\x102R\ftemplateType\x12\x1d\n" +
 	"\aenabled\x18\x02 \x01(\bH\x00R\aenabled\x88\x01\x01\x12 \n" +
 	"\x04page\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01H\x01R\x04page\x88\x01\x01\x12$\n" +
-	"\x05limit\x18\x04 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x01H\x02R\x05limit\x88\x01\x01B\n" +
+	"\x05limit\x18\x04 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x01H\x02R\x05limit\x88\x01\x01\x12 \n" +
+	"\x06search\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x06search\x12'\n" +
+	"\x05label\x18\x06 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\x10\"\ar\x05\x10\x01\x18\xc0\x02R\x05label\x126\n" +
+	"\x05state\x18\a \x03(\tB \xbaH\x1d\x92\x01\x1a\x10\x03\"\x16r\x14R\x02okR\afailingR\x05neverR\x05state\x12u\n" +
+	"\x04sort\x18\b \x01(\tBa\xbaH^r\\R\x00R\n" +
+	"created_atR\v-created_atR\x04nameR\x05-nameR\vnext_run_atR\f-next_run_atR\n" +
+	"updated_atR\v-updated_atR\x04sort\x12\"\n" +
+	"\x04runs\x18\t \x01(\x05B\t\xbaH\x06\x1a\x04\x18\x1e(\x00H\x03R\x04runs\x88\x01\x01B\n" +
 	"\n" +
 	"\b_enabledB\a\n" +
 	"\x05_pageB\b\n" +
-	"\x06_limit\"w\n" +
+	"\x06_limitB\a\n" +
+	"\x05_runs\"w\n" +
 	"\x10ListJobsResponse\x12#\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x0f.almanac.v1.JobR\x04jobs\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x05R\x05total\x12\x12\n" +
@@ -1492,20 +1789,34 @@ const file_almanac_v1_job_proto_rawDesc = "" +
 	"\x0fidempotency_key\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x0eidempotencyKey\"M\n" +
 	"\x0eRunJobResponse\x12!\n" +
 	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xb4\x01\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\":\n" +
+	"\rTryJobRequest\x12)\n" +
+	"\x03job\x18\x01 \x01(\v2\x0f.almanac.v1.JobB\x06\xbaH\x03\xc8\x01\x01R\x03job\"f\n" +
+	"\x0eTryJobResponse\x12!\n" +
+	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"\xf4\x01\n" +
 	"\x16PreviewScheduleRequest\x128\n" +
 	"\bschedule\x18\x01 \x01(\v2\x14.almanac.v1.ScheduleB\x06\xbaH\x03\xc8\x01\x01R\bschedule\x12$\n" +
 	"\x05count\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x01H\x00R\x05count\x88\x01\x01\x120\n" +
-	"\x05after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05afterB\b\n" +
+	"\x05after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05after\x12\x1e\n" +
+	"\n" +
+	"neighbours\x18\x04 \x01(\bR\n" +
+	"neighbours\x12\x1e\n" +
+	"\x06job_id\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18dR\x05jobIdB\b\n" +
 	"\x06_count\"\x85\x01\n" +
 	"\x17PreviewScheduleResponse\x120\n" +
 	"\bschedule\x18\x01 \x01(\v2\x14.almanac.v1.ScheduleR\bschedule\x128\n" +
-	"\voccurrences\x18\x02 \x03(\v2\x16.almanac.v1.OccurrenceR\voccurrences\"b\n" +
+	"\voccurrences\x18\x02 \x03(\v2\x16.almanac.v1.OccurrenceR\voccurrences\"\xab\x01\n" +
 	"\n" +
 	"Occurrence\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
 	"\x05local\x18\x02 \x01(\tR\x05local\x12\x12\n" +
-	"\x04note\x18\x03 \x01(\tR\x04note2\xb0\x06\n" +
+	"\x04note\x18\x03 \x01(\tR\x04note\x12\x1e\n" +
+	"\n" +
+	"neighbours\x18\x04 \x03(\tR\n" +
+	"neighbours\x12'\n" +
+	"\x0fneighbour_count\x18\x05 \x01(\x05R\x0eneighbourCount2\x9d\a\n" +
 	"\n" +
 	"JobService\x12h\n" +
 	"\bListJobs\x12\x1b.almanac.v1.ListJobsRequest\x1a\x1c.almanac.v1.ListJobsResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/admin/scheduler-jobs\x12p\n" +
@@ -1513,7 +1824,8 @@ const file_almanac_v1_job_proto_rawDesc = "" +
 	"\x06GetJob\x12\x19.almanac.v1.GetJobRequest\x1a\x1a.almanac.v1.GetJobResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/api/admin/scheduler-jobs/{id}\x12u\n" +
 	"\tUpdateJob\x12\x1c.almanac.v1.UpdateJobRequest\x1a\x1d.almanac.v1.UpdateJobResponse\"+\x82\xd3\xe4\x93\x02%:\x03job\x1a\x1e/api/admin/scheduler-jobs/{id}\x12p\n" +
 	"\tDeleteJob\x12\x1c.almanac.v1.DeleteJobRequest\x1a\x1d.almanac.v1.DeleteJobResponse\"&\x82\xd3\xe4\x93\x02 *\x1e/api/admin/scheduler-jobs/{id}\x12n\n" +
-	"\x06RunJob\x12\x19.almanac.v1.RunJobRequest\x1a\x1a.almanac.v1.RunJobResponse\"-\x82\xd3\xe4\x93\x02':\x01*\"\"/api/admin/scheduler-jobs/{id}/run\x12\x83\x01\n" +
+	"\x06RunJob\x12\x19.almanac.v1.RunJobRequest\x1a\x1a.almanac.v1.RunJobResponse\"-\x82\xd3\xe4\x93\x02':\x01*\"\"/api/admin/scheduler-jobs/{id}/run\x12k\n" +
+	"\x06TryJob\x12\x19.almanac.v1.TryJobRequest\x1a\x1a.almanac.v1.TryJobResponse\"*\x82\xd3\xe4\x93\x02$:\x03job\"\x1d/api/admin/scheduler-jobs/try\x12\x83\x01\n" +
 	"\x0fPreviewSchedule\x12\".almanac.v1.PreviewScheduleRequest\x1a#.almanac.v1.PreviewScheduleResponse\"'\x82\xd3\xe4\x93\x02!:\x01*\"\x1c/api/admin/schedules/previewBEZCgithub.com/almanac-scheduler/almanac/proto/gen/almanac/v1;almanacv1b\x06proto3"
 
 var (
@@ -1528,80 +1840,90 @@ func file_almanac_v1_job_proto_rawDescGZIP() []byte {
 	return file_almanac_v1_job_proto_rawDescData
 }
 
-var file_almanac_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_almanac_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_almanac_v1_job_proto_goTypes = []any{
 	(*Schedule)(nil),                // 0: almanac.v1.Schedule
 	(*DST)(nil),                     // 1: almanac.v1.DST
 	(*RetryPolicy)(nil),             // 2: almanac.v1.RetryPolicy
 	(*Notifications)(nil),           // 3: almanac.v1.Notifications
 	(*Job)(nil),                     // 4: almanac.v1.Job
-	(*ListJobsRequest)(nil),         // 5: almanac.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),        // 6: almanac.v1.ListJobsResponse
-	(*CreateJobRequest)(nil),        // 7: almanac.v1.CreateJobRequest
-	(*CreateJobResponse)(nil),       // 8: almanac.v1.CreateJobResponse
-	(*GetJobRequest)(nil),           // 9: almanac.v1.GetJobRequest
-	(*GetJobResponse)(nil),          // 10: almanac.v1.GetJobResponse
-	(*UpdateJobRequest)(nil),        // 11: almanac.v1.UpdateJobRequest
-	(*UpdateJobResponse)(nil),       // 12: almanac.v1.UpdateJobResponse
-	(*DeleteJobRequest)(nil),        // 13: almanac.v1.DeleteJobRequest
-	(*DeleteJobResponse)(nil),       // 14: almanac.v1.DeleteJobResponse
-	(*RunJobRequest)(nil),           // 15: almanac.v1.RunJobRequest
-	(*RunJobResponse)(nil),          // 16: almanac.v1.RunJobResponse
-	(*PreviewScheduleRequest)(nil),  // 17: almanac.v1.PreviewScheduleRequest
-	(*PreviewScheduleResponse)(nil), // 18: almanac.v1.PreviewScheduleResponse
-	(*Occurrence)(nil),              // 19: almanac.v1.Occurrence
-	nil,                             // 20: almanac.v1.Job.LabelsEntry
-	nil,                             // 21: almanac.v1.Job.ExecutorSelectorEntry
-	(*timestamppb.Timestamp)(nil),   // 22: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),         // 23: google.protobuf.Struct
-	(*fieldmaskpb.FieldMask)(nil),   // 24: google.protobuf.FieldMask
+	(*RunSummary)(nil),              // 5: almanac.v1.RunSummary
+	(*ListJobsRequest)(nil),         // 6: almanac.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),        // 7: almanac.v1.ListJobsResponse
+	(*CreateJobRequest)(nil),        // 8: almanac.v1.CreateJobRequest
+	(*CreateJobResponse)(nil),       // 9: almanac.v1.CreateJobResponse
+	(*GetJobRequest)(nil),           // 10: almanac.v1.GetJobRequest
+	(*GetJobResponse)(nil),          // 11: almanac.v1.GetJobResponse
+	(*UpdateJobRequest)(nil),        // 12: almanac.v1.UpdateJobRequest
+	(*UpdateJobResponse)(nil),       // 13: almanac.v1.UpdateJobResponse
+	(*DeleteJobRequest)(nil),        // 14: almanac.v1.DeleteJobRequest
+	(*DeleteJobResponse)(nil),       // 15: almanac.v1.DeleteJobResponse
+	(*RunJobRequest)(nil),           // 16: almanac.v1.RunJobRequest
+	(*RunJobResponse)(nil),          // 17: almanac.v1.RunJobResponse
+	(*TryJobRequest)(nil),           // 18: almanac.v1.TryJobRequest
+	(*TryJobResponse)(nil),          // 19: almanac.v1.TryJobResponse
+	(*PreviewScheduleRequest)(nil),  // 20: almanac.v1.PreviewScheduleRequest
+	(*PreviewScheduleResponse)(nil), // 21: almanac.v1.PreviewScheduleResponse
+	(*Occurrence)(nil),              // 22: almanac.v1.Occurrence
+	nil,                             // 23: almanac.v1.Job.LabelsEntry
+	nil,                             // 24: almanac.v1.Job.ExecutorSelectorEntry
+	(*timestamppb.Timestamp)(nil),   // 25: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),         // 26: google.protobuf.Struct
+	(*wrapperspb.DoubleValue)(nil),  // 27: google.protobuf.DoubleValue
+	(*fieldmaskpb.FieldMask)(nil),   // 28: google.protobuf.FieldMask
 }
 var file_almanac_v1_job_proto_depIdxs = []int32{
-	22, // 0: almanac.v1.Schedule.start:type_name -> google.protobuf.Timestamp
-	22, // 1: almanac.v1.Schedule.run_at:type_name -> google.protobuf.Timestamp
+	25, // 0: almanac.v1.Schedule.start:type_name -> google.protobuf.Timestamp
+	25, // 1: almanac.v1.Schedule.run_at:type_name -> google.protobuf.Timestamp
 	1,  // 2: almanac.v1.Schedule.dst:type_name -> almanac.v1.DST
-	23, // 3: almanac.v1.Job.parameters:type_name -> google.protobuf.Struct
+	26, // 3: almanac.v1.Job.parameters:type_name -> google.protobuf.Struct
 	0,  // 4: almanac.v1.Job.schedule:type_name -> almanac.v1.Schedule
 	2,  // 5: almanac.v1.Job.retry_policy:type_name -> almanac.v1.RetryPolicy
 	3,  // 6: almanac.v1.Job.notifications:type_name -> almanac.v1.Notifications
-	22, // 7: almanac.v1.Job.created_at:type_name -> google.protobuf.Timestamp
-	22, // 8: almanac.v1.Job.updated_at:type_name -> google.protobuf.Timestamp
-	22, // 9: almanac.v1.Job.last_run_at:type_name -> google.protobuf.Timestamp
-	22, // 10: almanac.v1.Job.next_run_at:type_name -> google.protobuf.Timestamp
-	20, // 11: almanac.v1.Job.labels:type_name -> almanac.v1.Job.LabelsEntry
-	21, // 12: almanac.v1.Job.executor_selector:type_name -> almanac.v1.Job.ExecutorSelectorEntry
-	4,  // 13: almanac.v1.ListJobsResponse.jobs:type_name -> almanac.v1.Job
-	4,  // 14: almanac.v1.CreateJobRequest.job:type_name -> almanac.v1.Job
-	4,  // 15: almanac.v1.CreateJobResponse.job:type_name -> almanac.v1.Job
-	4,  // 16: almanac.v1.GetJobResponse.job:type_name -> almanac.v1.Job
-	4,  // 17: almanac.v1.UpdateJobRequest.job:type_name -> almanac.v1.Job
-	24, // 18: almanac.v1.UpdateJobRequest.update_mask:type_name -> google.protobuf.FieldMask
-	4,  // 19: almanac.v1.UpdateJobResponse.job:type_name -> almanac.v1.Job
-	23, // 20: almanac.v1.RunJobRequest.parameters:type_name -> google.protobuf.Struct
-	0,  // 21: almanac.v1.PreviewScheduleRequest.schedule:type_name -> almanac.v1.Schedule
-	22, // 22: almanac.v1.PreviewScheduleRequest.after:type_name -> google.protobuf.Timestamp
-	0,  // 23: almanac.v1.PreviewScheduleResponse.schedule:type_name -> almanac.v1.Schedule
-	19, // 24: almanac.v1.PreviewScheduleResponse.occurrences:type_name -> almanac.v1.Occurrence
-	22, // 25: almanac.v1.Occurrence.at:type_name -> google.protobuf.Timestamp
-	5,  // 26: almanac.v1.JobService.ListJobs:input_type -> almanac.v1.ListJobsRequest
-	7,  // 27: almanac.v1.JobService.CreateJob:input_type -> almanac.v1.CreateJobRequest
-	9,  // 28: almanac.v1.JobService.GetJob:input_type -> almanac.v1.GetJobRequest
-	11, // 29: almanac.v1.JobService.UpdateJob:input_type -> almanac.v1.UpdateJobRequest
-	13, // 30: almanac.v1.JobService.DeleteJob:input_type -> almanac.v1.DeleteJobRequest
-	15, // 31: almanac.v1.JobService.RunJob:input_type -> almanac.v1.RunJobRequest
-	17, // 32: almanac.v1.JobService.PreviewSchedule:input_type -> almanac.v1.PreviewScheduleRequest
-	6,  // 33: almanac.v1.JobService.ListJobs:output_type -> almanac.v1.ListJobsResponse
-	8,  // 34: almanac.v1.JobService.CreateJob:output_type -> almanac.v1.CreateJobResponse
-	10, // 35: almanac.v1.JobService.GetJob:output_type -> almanac.v1.GetJobResponse
-	12, // 36: almanac.v1.JobService.UpdateJob:output_type -> almanac.v1.UpdateJobResponse
-	14, // 37: almanac.v1.JobService.DeleteJob:output_type -> almanac.v1.DeleteJobResponse
-	16, // 38: almanac.v1.JobService.RunJob:output_type -> almanac.v1.RunJobResponse
-	18, // 39: almanac.v1.JobService.PreviewSchedule:output_type -> almanac.v1.PreviewScheduleResponse
-	33, // [33:40] is the sub-list for method output_type
-	26, // [26:33] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	25, // 7: almanac.v1.Job.created_at:type_name -> google.protobuf.Timestamp
+	25, // 8: almanac.v1.Job.updated_at:type_name -> google.protobuf.Timestamp
+	25, // 9: almanac.v1.Job.last_run_at:type_name -> google.protobuf.Timestamp
+	25, // 10: almanac.v1.Job.next_run_at:type_name -> google.protobuf.Timestamp
+	23, // 11: almanac.v1.Job.labels:type_name -> almanac.v1.Job.LabelsEntry
+	24, // 12: almanac.v1.Job.executor_selector:type_name -> almanac.v1.Job.ExecutorSelectorEntry
+	5,  // 13: almanac.v1.Job.recent_runs:type_name -> almanac.v1.RunSummary
+	25, // 14: almanac.v1.RunSummary.scheduled_for:type_name -> google.protobuf.Timestamp
+	27, // 15: almanac.v1.RunSummary.duration_seconds:type_name -> google.protobuf.DoubleValue
+	4,  // 16: almanac.v1.ListJobsResponse.jobs:type_name -> almanac.v1.Job
+	4,  // 17: almanac.v1.CreateJobRequest.job:type_name -> almanac.v1.Job
+	4,  // 18: almanac.v1.CreateJobResponse.job:type_name -> almanac.v1.Job
+	4,  // 19: almanac.v1.GetJobResponse.job:type_name -> almanac.v1.Job
+	4,  // 20: almanac.v1.UpdateJobRequest.job:type_name -> almanac.v1.Job
+	28, // 21: almanac.v1.UpdateJobRequest.update_mask:type_name -> google.protobuf.FieldMask
+	4,  // 22: almanac.v1.UpdateJobResponse.job:type_name -> almanac.v1.Job
+	26, // 23: almanac.v1.RunJobRequest.parameters:type_name -> google.protobuf.Struct
+	4,  // 24: almanac.v1.TryJobRequest.job:type_name -> almanac.v1.Job
+	0,  // 25: almanac.v1.PreviewScheduleRequest.schedule:type_name -> almanac.v1.Schedule
+	25, // 26: almanac.v1.PreviewScheduleRequest.after:type_name -> google.protobuf.Timestamp
+	0,  // 27: almanac.v1.PreviewScheduleResponse.schedule:type_name -> almanac.v1.Schedule
+	22, // 28: almanac.v1.PreviewScheduleResponse.occurrences:type_name -> almanac.v1.Occurrence
+	25, // 29: almanac.v1.Occurrence.at:type_name -> google.protobuf.Timestamp
+	6,  // 30: almanac.v1.JobService.ListJobs:input_type -> almanac.v1.ListJobsRequest
+	8,  // 31: almanac.v1.JobService.CreateJob:input_type -> almanac.v1.CreateJobRequest
+	10, // 32: almanac.v1.JobService.GetJob:input_type -> almanac.v1.GetJobRequest
+	12, // 33: almanac.v1.JobService.UpdateJob:input_type -> almanac.v1.UpdateJobRequest
+	14, // 34: almanac.v1.JobService.DeleteJob:input_type -> almanac.v1.DeleteJobRequest
+	16, // 35: almanac.v1.JobService.RunJob:input_type -> almanac.v1.RunJobRequest
+	18, // 36: almanac.v1.JobService.TryJob:input_type -> almanac.v1.TryJobRequest
+	20, // 37: almanac.v1.JobService.PreviewSchedule:input_type -> almanac.v1.PreviewScheduleRequest
+	7,  // 38: almanac.v1.JobService.ListJobs:output_type -> almanac.v1.ListJobsResponse
+	9,  // 39: almanac.v1.JobService.CreateJob:output_type -> almanac.v1.CreateJobResponse
+	11, // 40: almanac.v1.JobService.GetJob:output_type -> almanac.v1.GetJobResponse
+	13, // 41: almanac.v1.JobService.UpdateJob:output_type -> almanac.v1.UpdateJobResponse
+	15, // 42: almanac.v1.JobService.DeleteJob:output_type -> almanac.v1.DeleteJobResponse
+	17, // 43: almanac.v1.JobService.RunJob:output_type -> almanac.v1.RunJobResponse
+	19, // 44: almanac.v1.JobService.TryJob:output_type -> almanac.v1.TryJobResponse
+	21, // 45: almanac.v1.JobService.PreviewSchedule:output_type -> almanac.v1.PreviewScheduleResponse
+	38, // [38:46] is the sub-list for method output_type
+	30, // [30:38] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_almanac_v1_job_proto_init() }
@@ -1613,15 +1935,15 @@ func file_almanac_v1_job_proto_init() {
 	file_almanac_v1_job_proto_msgTypes[1].OneofWrappers = []any{}
 	file_almanac_v1_job_proto_msgTypes[2].OneofWrappers = []any{}
 	file_almanac_v1_job_proto_msgTypes[4].OneofWrappers = []any{}
-	file_almanac_v1_job_proto_msgTypes[5].OneofWrappers = []any{}
-	file_almanac_v1_job_proto_msgTypes[17].OneofWrappers = []any{}
+	file_almanac_v1_job_proto_msgTypes[6].OneofWrappers = []any{}
+	file_almanac_v1_job_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_almanac_v1_job_proto_rawDesc), len(file_almanac_v1_job_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	JobService_UpdateJob_FullMethodName       = "/almanac.v1.JobService/UpdateJob"
 	JobService_DeleteJob_FullMethodName       = "/almanac.v1.JobService/DeleteJob"
 	JobService_RunJob_FullMethodName          = "/almanac.v1.JobService/RunJob"
+	JobService_TryJob_FullMethodName          = "/almanac.v1.JobService/TryJob"
 	JobService_PreviewSchedule_FullMethodName = "/almanac.v1.JobService/PreviewSchedule"
 )
 
@@ -52,6 +53,10 @@ type JobServiceClient interface {
 	DeleteJob(ctx context.Context, in *DeleteJobRequest, opts ...grpc.CallOption) (*DeleteJobResponse, error)
 	// RunJob starts a run now, also of a disabled job.
 	RunJob(ctx context.Context, in *RunJobRequest, opts ...grpc.CallOption) (*RunJobResponse, error)
+	// TryJob runs a job that is not saved, once: as a dry run where its template
+	// can destroy data, else for real. It is not retried, notifies nobody, counts as
+	// a manual run, and leaves an execution but no job.
+	TryJob(ctx context.Context, in *TryJobRequest, opts ...grpc.CallOption) (*TryJobResponse, error)
 	// PreviewSchedule tells the next times of a schedule that is not saved.
 	PreviewSchedule(ctx context.Context, in *PreviewScheduleRequest, opts ...grpc.CallOption) (*PreviewScheduleResponse, error)
 }
@@ -124,6 +129,16 @@ func (c *jobServiceClient) RunJob(ctx context.Context, in *RunJobRequest, opts .
 	return out, nil
 }
 
+func (c *jobServiceClient) TryJob(ctx context.Context, in *TryJobRequest, opts ...grpc.CallOption) (*TryJobResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TryJobResponse)
+	err := c.cc.Invoke(ctx, JobService_TryJob_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *jobServiceClient) PreviewSchedule(ctx context.Context, in *PreviewScheduleRequest, opts ...grpc.CallOption) (*PreviewScheduleResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PreviewScheduleResponse)
@@ -158,6 +173,10 @@ type JobServiceServer interface {
 	DeleteJob(context.Context, *DeleteJobRequest) (*DeleteJobResponse, error)
 	// RunJob starts a run now, also of a disabled job.
 	RunJob(context.Context, *RunJobRequest) (*RunJobResponse, error)
+	// TryJob runs a job that is not saved, once: as a dry run where its template
+	// can destroy data, else for real. It is not retried, notifies nobody, counts as
+	// a manual run, and leaves an execution but no job.
+	TryJob(context.Context, *TryJobRequest) (*TryJobResponse, error)
 	// PreviewSchedule tells the next times of a schedule that is not saved.
 	PreviewSchedule(context.Context, *PreviewScheduleRequest) (*PreviewScheduleResponse, error)
 	mustEmbedUnimplementedJobServiceServer()
@@ -187,6 +206,9 @@ func (UnimplementedJobServiceServer) DeleteJob(context.Context, *DeleteJobReques
 }
 func (UnimplementedJobServiceServer) RunJob(context.Context, *RunJobRequest) (*RunJobResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RunJob not implemented")
+}
+func (UnimplementedJobServiceServer) TryJob(context.Context, *TryJobRequest) (*TryJobResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TryJob not implemented")
 }
 func (UnimplementedJobServiceServer) PreviewSchedule(context.Context, *PreviewScheduleRequest) (*PreviewScheduleResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PreviewSchedule not implemented")
@@ -320,6 +342,24 @@ func _JobService_RunJob_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _JobService_TryJob_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TryJobRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).TryJob(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_TryJob_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).TryJob(ctx, req.(*TryJobRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _JobService_PreviewSchedule_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PreviewScheduleRequest)
 	if err := dec(in); err != nil {
@@ -368,6 +408,10 @@ var JobService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RunJob",
 			Handler:    _JobService_RunJob_Handler,
+		},
+		{
+			MethodName: "TryJob",
+			Handler:    _JobService_TryJob_Handler,
 		},
 		{
 			MethodName: "PreviewSchedule",

@@ -50,7 +50,7 @@ var hashing = &argon2id.Params{Memory: 19 * 1024, Iterations: 2, Parallelism: 1,
 type Store interface {
 	AddUser(ctx context.Context, u store.User, a *store.Audit) error
 	UserByName(ctx context.Context, name string) (store.User, error)
-	AddToken(ctx context.Context, t store.Token) error
+	AddToken(ctx context.Context, t store.Token, a *store.Audit) error
 	TokenOwner(ctx context.Context, hash string) (store.Token, store.User, error)
 }
 
@@ -201,7 +201,7 @@ func (g *Guard) IssueToken(ctx context.Context, user, purpose string, expires ti
 	sum := sha256.Sum256([]byte(token))
 	err := g.store.AddToken(ctx, store.Token{
 		Hash: hex.EncodeToString(sum[:]), User: user, Name: purpose, CreatedAt: g.now().UTC(), ExpiresAt: expires,
-	})
+	}, nil)
 	if err != nil {
 		return "", fmt.Errorf("keep the token: %w", err)
 	}

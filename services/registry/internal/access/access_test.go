@@ -46,7 +46,7 @@ func (m *memory) UserByName(_ context.Context, name string) (store.User, error) 
 	return u, m.fail
 }
 
-func (m *memory) AddToken(_ context.Context, t store.Token) error {
+func (m *memory) AddToken(_ context.Context, t store.Token, _ *store.Audit) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.tokens[t.Hash] = t

@@ -46,6 +46,7 @@ var rules = map[string]need{
 	"/almanac.v1.JobService/UpdateJob":       superAdmin,
 	"/almanac.v1.JobService/DeleteJob":       superAdmin,
 	"/almanac.v1.JobService/RunJob":          admin, // and MayRun
+	"/almanac.v1.JobService/TryJob":          superAdmin,
 	"/almanac.v1.JobService/PreviewSchedule": admin,
 
 	"/almanac.v1.TemplateService/ListTemplates": admin,
@@ -53,6 +54,8 @@ var rules = map[string]need{
 
 	"/almanac.v1.ExecutionService/ListExecutions":   admin,
 	"/almanac.v1.ExecutionService/GetExecution":     admin,
+	"/almanac.v1.ExecutionService/ListActivity":     admin,
+	"/almanac.v1.ExecutionService/WatchExecution":   admin,
 	"/almanac.v1.ExecutionService/ListLogs":         admin,
 	"/almanac.v1.ExecutionService/CancelExecution":  admin, // and MayCancel
 	"/almanac.v1.ExecutionService/ResolveExecution": superAdmin,
@@ -62,8 +65,25 @@ var rules = map[string]need{
 	"/almanac.v1.WorkerService/ResumeWorker":   superAdmin,
 	"/almanac.v1.WorkerService/ListRegistries": admin,
 
+	"/almanac.v1.StatisticsService/GetOverview":   admin,
+	"/almanac.v1.StatisticsService/GetStatistics": admin,
+	"/almanac.v1.StatisticsService/ListUpcoming":  admin,
+
+	"/almanac.v1.AuthService/LogIn":          public,
+	"/almanac.v1.AuthService/StartSession":   public,
+	"/almanac.v1.AuthService/GetSession":     anyUser,
+	"/almanac.v1.AuthService/EndSession":     anyUser,
+	"/almanac.v1.AuthService/ChangePassword": anyUser,
+	"/almanac.v1.AuthService/ListTokens":     anyUser,
+	"/almanac.v1.AuthService/CreateToken":    anyUser,
+	"/almanac.v1.AuthService/RevokeToken":    anyUser,
+
+	"/almanac.v1.UserService/ListUsers":  superAdmin,
+	"/almanac.v1.UserService/AddUser":    superAdmin,
+	"/almanac.v1.UserService/UpdateUser": superAdmin,
+	"/almanac.v1.UserService/RemoveUser": superAdmin,
+
 	"/almanac.v1.AuditService/ListAudit": superAdmin,
-	"/almanac.v1.AuthService/LogIn":      public,
 	"/almanac.v1.LeaseService/Lease":     executor,
 
 	"/grpc.health.v1.Health/Check": public,

@@ -311,7 +311,7 @@ func (outage) Executions(context.Context, store.ExecutionFilter) ([]*job.Executi
 	return nil, 0, errOutage
 }
 
-func (outage) Audits(context.Context, string, int, int) ([]store.AuditEntry, int, error) {
+func (outage) Audits(context.Context, store.AuditFilter) ([]store.AuditEntry, int, error) {
 	return nil, 0, errOutage
 }
 

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	almanacv1 "github.com/almanac-scheduler/almanac/proto/gen/almanac/v1"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/templates"
 )
 
@@ -79,7 +80,7 @@ type auditService struct {
 // ListAudit implements the RPC of that name.
 func (s *auditService) ListAudit(ctx context.Context, req *almanacv1.ListAuditRequest) (*almanacv1.ListAuditResponse, error) {
 	_, limit, offset := paging(req.Page, req.Limit, 50)
-	page, total, err := s.Store.Audits(ctx, req.Object, offset, limit)
+	page, total, err := s.Store.Audits(ctx, store.AuditFilter{Object: req.Object, User: req.User, Action: req.Action, Offset: offset, Limit: limit})
 	if err != nil {
 		return nil, fmt.Errorf("read the audit log: %w", err)
 	}

@@ -52,6 +52,7 @@ func routes() ([]route, error) {
 	for _, file := range []protoreflect.FileDescriptor{
 		almanacv1.File_almanac_v1_job_proto, almanacv1.File_almanac_v1_template_proto,
 		almanacv1.File_almanac_v1_execution_proto, almanacv1.File_almanac_v1_worker_proto, almanacv1.File_almanac_v1_access_proto,
+		almanacv1.File_almanac_v1_statistics_proto,
 	} {
 		for i := range file.Services().Len() {
 			methods := file.Services().Get(i).Methods()
@@ -124,6 +125,7 @@ func (s *Server) newREST(ctx context.Context, inside *grpc.ClientConn) (http.Han
 	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
 		almanacv1.RegisterJobServiceHandler, almanacv1.RegisterTemplateServiceHandler, almanacv1.RegisterExecutionServiceHandler,
 		almanacv1.RegisterWorkerServiceHandler, almanacv1.RegisterAuthServiceHandler, almanacv1.RegisterAuditServiceHandler,
+		almanacv1.RegisterUserServiceHandler, almanacv1.RegisterStatisticsServiceHandler,
 	} {
 		if err := register(ctx, gateway, inside); err != nil {
 			return nil, fmt.Errorf("set up the gateway: %w", err)

@@ -51,6 +51,8 @@ type Store interface {
 	Do(ctx context.Context, now time.Time, ops []store.Op) []store.Answer
 	store.Definitions
 	store.History
+	store.Insight
+	DueJobs(ctx context.Context, share *job.Share, until time.Time, after *job.Job, limit int) ([]*job.Job, error)
 	Sessions(ctx context.Context) ([]store.Session, error)
 	DrainSession(ctx context.Context, id string, drain bool, a *store.Audit) (store.Session, error)
 	Replicas(ctx context.Context) ([]store.Replica, error)
@@ -156,6 +158,8 @@ func (s *Server) newGRPC(trusted bool, options ...grpc.ServerOption) *grpc.Serve
 	almanacv1.RegisterWorkerServiceServer(g, &workerService{rooms: s.rooms})
 	almanacv1.RegisterAuthServiceServer(g, &authService{rooms: s.rooms})
 	almanacv1.RegisterAuditServiceServer(g, &auditService{rooms: s.rooms})
+	almanacv1.RegisterUserServiceServer(g, &userService{rooms: s.rooms})
+	almanacv1.RegisterStatisticsServiceServer(g, &statisticsService{rooms: s.rooms})
 	almanacv1.RegisterLeaseServiceServer(g, &leaseService{Server: s})
 	healthv1.RegisterHealthServer(g, s.health)
 	reflection.Register(g)
@@ -240,7 +244,7 @@ func (s *Server) UpdateHealth(ctx context.Context) {
 }
 
 func (s *Server) setHealth(now healthv1.HealthCheckResponse_ServingStatus) {
-	for _, name := range []string{"", "JobService", "TemplateService", "ExecutionService", "WorkerService", "AuthService", "AuditService", "LeaseService"} {
+	for _, name := range []string{"", "JobService", "TemplateService", "ExecutionService", "WorkerService", "AuthService", "UserService", "AuditService", "StatisticsService", "LeaseService"} {
 		if name != "" {
 			name = "almanac.v1." + name
 		}

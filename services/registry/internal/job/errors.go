@@ -17,6 +17,7 @@ var (
 	ErrEnded       = errors.New("the execution is over already")
 	ErrKeyReused   = errors.New("the idempotency key was used for another request")
 	ErrUserExists  = errors.New("a user of this name exists already")
+	ErrLastAdmin   = errors.New("the last super admin has to stay one")
 )
 
 // SlotHeldError says that a job that forbids overlap has a live execution.

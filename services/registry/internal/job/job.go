@@ -35,6 +35,7 @@ type Job struct {
 	UpdatedAt     time.Time // last edit
 	LastRunAt     time.Time // when the latest run started; derived by the store, never written
 	NextRunAt     time.Time // whole seconds; zero when disabled or when the schedule has no more times
+	State         State     // kept by the store's RollUp, never written; only Job and Jobs know it
 	Version       int       // grows with each edit, never with a run
 	Deleted       bool      // a tombstone: only its history is left
 }
@@ -42,6 +43,36 @@ type Job struct {
 // NotificationsID is the job that all notifications belong to: a tombstone from
 // its birth, so it is in no list, counts toward no limit and never fires.
 const NotificationsID = "job_notifications"
+
+// TrialsID is the job that runs of jobs that are not saved belong to, a tombstone
+// like that of the notifications.
+const TrialsID = "job_trials"
+
+// System tells whether the id is that of a job that is not anybody's.
+func System(id string) bool { return id == NotificationsID || id == TrialsID }
+
+// State says how a job's latest run ended, cancelled and skipped ones aside.
+type State string
+
+// The states of a job.
+const (
+	StateOK      State = "ok"      // success
+	StateFailing State = "failing" // failed, timed out, or unknown
+	StateNever   State = "never"   // there was none
+)
+
+// StateAfter is the state of a job whose latest run ended so; false for ends that
+// leave it as it was.
+func StateAfter(end Status) (State, bool) {
+	switch end {
+	case Success:
+		return StateOK, true
+	case Failed, TimedOut, Unknown:
+		return StateFailing, true
+	default:
+		return "", false
+	}
+}
 
 // RetryPolicy says how often a failed run is attempted again.
 type RetryPolicy struct {

@@ -169,7 +169,7 @@ func TestHalfDoneWorkIsFinished(t *testing.T) {
 	if stands, err := to.Job(t.Context(), c.ID); err == nil {
 		t.Errorf("a job that nobody was told of is there: %+v", stands)
 	}
-	if _, n, err := to.Audits(t.Context(), "late", 0, 1); err != nil || n != 1 {
+	if _, n, err := to.Audits(t.Context(), store.AuditFilter{Object: "late", Limit: 1}); err != nil || n != 1 {
 		t.Errorf("%d audits, %v; want 1", n, err)
 	}
 }

@@ -171,7 +171,7 @@ func TestDifferencesAreRefused(t *testing.T) {
 		"many": {
 			func(t *testing.T, to *sqlitestore.Store) {
 				for n := range 8 {
-					if err := to.AddToken(t.Context(), store.Token{Hash: fmt.Sprint("other", n), CreatedAt: now}); err != nil {
+					if err := to.AddToken(t.Context(), store.Token{Hash: fmt.Sprint("other", n), CreatedAt: now}, nil); err != nil {
 						t.Fatal(err)
 					}
 				}

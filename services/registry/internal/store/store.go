@@ -44,6 +44,7 @@ type Store interface {
 
 	Definitions
 	History
+	Insight
 	Work
 	Fleet
 	Access
@@ -183,7 +184,7 @@ type Definitions interface {
 	// in Jobs and EditJob, is the latest StartedAt that any of its records was
 	// given; elsewhere LastRunAt may be unset. Errors: job.ErrNotFound.
 	Job(ctx context.Context, id string) (*job.Job, error)
-	// Jobs returns a page of the live jobs, newest first, and how many match.
+	// Jobs returns a page of the live jobs and how many match.
 	Jobs(ctx context.Context, f JobFilter) (page []*job.Job, total int, err error)
 	// PutTemplates inserts or replaces templates by type; a lower version than
 	// the stored one changes nothing.
@@ -213,8 +214,36 @@ type EditJob struct {
 type JobFilter struct {
 	TemplateTypes []string
 	Enabled       *bool
+	Words         []string    // each in the name, the description or the template's type, in any case (ASCII letters at least)
+	Labels        []LabelTerm // all of them
+	States        []job.State // as of the last RollUp
+	Sort          JobSort
 	Offset, Limit int
 }
+
+// LabelTerm selects jobs that have a label, with the value unless it is nil.
+type LabelTerm struct {
+	Key   string
+	Value *string
+}
+
+// JobSort is an order of jobs; among equals, that of ids, in the same direction.
+type JobSort struct {
+	By         SortKey
+	Descending bool // newest first is By SortCreated, Descending
+}
+
+// SortKey is what jobs are sorted by.
+type SortKey string
+
+// The sort keys. Names are compared byte by byte. Jobs without a next run come
+// last in both directions.
+const (
+	SortCreated SortKey = "created_at"
+	SortName    SortKey = "name"
+	SortNextRun SortKey = "next_run_at"
+	SortUpdated SortKey = "updated_at"
+)
 
 // History is what is read about executions, and what people do to them.
 type History interface {
@@ -222,6 +251,7 @@ type History interface {
 	// against the user's quota, once per execution id. replayed: it stood already and is
 	// returned. Errors: job.ErrNotFound (no live job), *job.SlotHeldError,
 	// *job.LimitError; they leave nothing behind.
+	// Of the system's jobs (see job.System) it inserts runs too.
 	RunNow(ctx context.Context, r RunNow) (stored *job.Execution, replayed bool, err error)
 	// RequestCancel sets CancelRequested on a live record; on one that waits
 	// unleased it ends the record as cancelled instead. Returns the record as
@@ -236,8 +266,64 @@ type History interface {
 	// Logs returns a page of an execution's log lines in order (by token, chunk
 	// number, line) and how many there are.
 	Logs(ctx context.Context, id string, offset, limit int) (lines []job.LogLine, total int, err error)
-	// Audits returns a page of the audit log, latest first. object "" means all.
-	Audits(ctx context.Context, object string, offset, limit int) (page []AuditEntry, total int, err error)
+	// Audits returns a page of the audit log, latest first, and how many match.
+	Audits(ctx context.Context, f AuditFilter) (page []AuditEntry, total int, err error)
+}
+
+// AuditFilter selects audits. Empty fields select all.
+type AuditFilter struct {
+	Object, User, Action string // exact
+	Offset, Limit        int
+}
+
+// Insight is what people ask about all jobs together. Nothing here counts history
+// when it is asked: RollUp has counted before.
+type Insight interface {
+	// Recent returns the latest executions of each of the jobs, at most n, latest
+	// ScheduledFor first. At most 100 jobs. Unknown jobs have none.
+	Recent(ctx context.Context, jobIDs []string, n int) (map[string][]*job.Execution, error)
+	// Live returns a page of the executions that are not over: those that somebody
+	// has leased first, by an order that does not depend on what changes, then the
+	// others by WakeAt; and how many there are.
+	Live(ctx context.Context, offset, limit int) (page []*job.Execution, total int, err error)
+	// Failures returns a page of the executions that failed, timed out or are
+	// unknown, with CompletedAt >= since, latest end first, and how many there are.
+	Failures(ctx context.Context, since time.Time, offset, limit int) (page []*job.Execution, total int, err error)
+	// Pulse counts what there is at the moment.
+	Pulse(ctx context.Context, now time.Time) (Pulse, error)
+	// Statistics returns the roll-ups with from <= From < until, by From: of one job,
+	// or of all but the system's (see job.System) when jobID is empty. Quarters of an
+	// hour in which nothing ended are left out.
+	Statistics(ctx context.Context, jobID string, from, until time.Time) ([]RollUp, error)
+	// RollUp brings the roll-ups and the states of jobs up to date with what ended
+	// before the call, as far as one short step of work goes; more tells that
+	// another call has more to do. Whoever calls it, however often, also at the same
+	// time, each end counts once: a record that is unknown counts as that until it is
+	// resolved, and then as what it was found to be.
+	RollUp(ctx context.Context, now time.Time) (more bool, err error)
+}
+
+// RollUpStep is the length of time that one RollUp counts, from a multiple of it
+// in UTC. The zones of the world differ by multiples of it.
+const RollUpStep = 15 * time.Minute
+
+// RollUp counts the executions with CompletedAt in a step. A skip counts once,
+// however many times it covers.
+type RollUp struct {
+	From    time.Time
+	Counts  map[job.Status]int // the ended statuses; those without any may be missing
+	Timed   int                // how many of them had started
+	Total   time.Duration      // from StartedAt to CompletedAt, of these; milliseconds
+	Longest time.Duration
+}
+
+// Pulse is how much there is of what changes by the second.
+type Pulse struct {
+	Jobs, Enabled int
+	Held          int       // executions that somebody has leased
+	Waiting       int       // executions that nobody has leased and that are not over
+	Due           int       // those of them with WakeAt <= now
+	DueSince      time.Time // the earliest WakeAt of these; zero without any
 }
 
 // RunNow is a manual run to insert.
@@ -353,10 +439,23 @@ type Replica struct {
 type Access interface {
 	// AddUser inserts a user. Errors: job.ErrUserExists.
 	AddUser(ctx context.Context, u User, a *Audit) error
+	// Users returns all users by name.
+	Users(ctx context.Context) ([]User, error)
+	// ChangeUser changes what is set and returns the user as it stands then.
+	// Errors: job.ErrNotFound; job.ErrLastAdmin when no super admin would be left
+	// (a store without transactions undoes the change when it finds so afterwards).
+	ChangeUser(ctx context.Context, c ChangeUser) (User, error)
+	// RemoveUser removes a user and the user's tokens. Errors: as of ChangeUser.
+	RemoveUser(ctx context.Context, name string, a *Audit) error
 	// UserByName returns a user. Errors: job.ErrNotFound.
 	UserByName(ctx context.Context, name string) (User, error)
 	// AddToken keeps a token's hash. Repeating it is no error.
-	AddToken(ctx context.Context, t Token) error
+	AddToken(ctx context.Context, t Token, a *Audit) error
+	// Tokens returns a user's tokens, newest first.
+	Tokens(ctx context.Context, user string) ([]Token, error)
+	// DeleteTokens removes those of a user's tokens whose hashes are given; hashes
+	// that are not there are no error.
+	DeleteTokens(ctx context.Context, user string, hashes []string, a *Audit) error
 	// TokenOwner returns the token and its user. Errors: job.ErrNotFound.
 	TokenOwner(ctx context.Context, hash string) (Token, User, error)
 	// DeleteExpiredTokens removes tokens that expired before now.
@@ -371,10 +470,26 @@ type User struct {
 	CreatedAt    time.Time
 }
 
+// ChangeUser is a change of a user; nil leaves as it is.
+type ChangeUser struct {
+	Name         string
+	Role         *string
+	PasswordHash *string
+	Audit        *Audit
+}
+
+// Kinds of tokens.
+const (
+	TokenLogin    = "login"    // exchanged for a password by a program; tokens of before there were kinds
+	TokenSession  = "session"  // of a browser
+	TokenPersonal = "personal" // made by its user
+)
+
 // Token is an opaque bearer token, known by its hash.
 type Token struct {
 	Hash      string // hex SHA-256
 	User      string
+	Kind      string
 	Name      string // for people
 	CreatedAt time.Time
 	ExpiresAt time.Time // zero for never

@@ -70,7 +70,7 @@ func (s *Store) user(ctx context.Context, name string) (store.User, error) {
 }
 
 // AddToken implements [store.Access].
-func (s *Store) AddToken(ctx context.Context, t store.Token) error {
+func (s *Store) AddToken(ctx context.Context, t store.Token, _ *store.Audit) error {
 	return s.call(ctx, func(ctx context.Context) error {
 		_, err := insert(ctx, s.tokens, token{Hash: t.Hash, User: t.User, Name: t.Name, CreatedAt: date(t.CreatedAt), ExpiresAt: maybeDate(t.ExpiresAt)})
 		return err

@@ -96,7 +96,7 @@ func lifeOfARun(t *testing.T, s *Store, label string) {
 	} {
 		var page []store.AuditEntry
 		must(again(t, func() (err error) {
-			page, _, err = s.Audits(ctx, object, 0, 10)
+			page, _, err = s.Audits(ctx, store.AuditFilter{Object: object, Limit: 10})
 			return err
 		}))
 		var got []string
@@ -270,7 +270,7 @@ func TestWhatTheDeadLeave(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, audits, err := s.Audits(t.Context(), j.ID, 0, 1)
+			_, audits, err := s.Audits(t.Context(), store.AuditFilter{Object: j.ID, Limit: 1})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -297,7 +297,7 @@ func TestWhatTheDeadLeave(t *testing.T) {
 			})
 			mend(minutes(60))
 			_, err := s.Job(t.Context(), id)
-			_, audits, auditErr := s.Audits(t.Context(), id, 0, 1)
+			_, audits, auditErr := s.Audits(t.Context(), store.AuditFilter{Object: id, Limit: 1})
 			if auditErr != nil || (err == nil) != (audits == 1) {
 				t.Errorf("before command %d: %v, %d audits (%v)", n, err, audits, auditErr)
 			}
@@ -325,7 +325,7 @@ func TestWhatTheDeadLeave(t *testing.T) {
 			mend(at)
 			id := job.ExecutionID(j.ID, job.TriggerManual, fmt.Sprint("d", n))
 			_, err := s.Execution(t.Context(), id)
-			_, audits, auditErr := s.Audits(t.Context(), id, 0, 1)
+			_, audits, auditErr := s.Audits(t.Context(), store.AuditFilter{Object: id, Limit: 1})
 			if auditErr != nil || (err == nil) != (audits == 1) {
 				t.Errorf("before command %d: %v, %d audits (%v)", n, err, audits, auditErr)
 			}

@@ -391,9 +391,10 @@ func (s *Store) Logs(ctx context.Context, id string, offset, limit int) (lines [
 }
 
 // Audits implements [store.History].
-func (s *Store) Audits(ctx context.Context, object string, offset, limit int) (page []store.AuditEntry, total int, err error) {
+func (s *Store) Audits(ctx context.Context, f store.AuditFilter) (page []store.AuditEntry, total int, err error) {
 	// All of them, but so that an index counts them.
 	filter, sort := bson.D{{Key: "at", Value: bson.D{{Key: "$gte", Value: bson.DateTime(0)}}}}, bson.D{{Key: "at", Value: -1}, {Key: "object", Value: -1}, {Key: "n", Value: -1}}
+	object, offset, limit := f.Object, f.Offset, f.Limit
 	if object != "" {
 		filter, sort = bson.D{{Key: "object", Value: object}}, bson.D{{Key: "n", Value: -1}}
 	}

@@ -67,7 +67,7 @@ func calls(s *Store, j *job.Job, n int) map[string]func(ctx context.Context) err
 			return err
 		},
 		"logs":   func(ctx context.Context) error { _, _, err := s.Logs(ctx, e.ID, 0, 5); return err },
-		"audits": func(ctx context.Context) error { _, _, err := s.Audits(ctx, "", 0, 5); return err },
+		"audits": func(ctx context.Context) error { _, _, err := s.Audits(ctx, store.AuditFilter{Limit: 5}); return err },
 		"due":    func(ctx context.Context) error { _, err := s.DueJobs(ctx, nil, minutes(9), nil, 5); return err },
 		"queues": func(ctx context.Context) error { _, err := s.Queues(ctx); return err },
 		"waiting": func(ctx context.Context) error {
@@ -91,7 +91,9 @@ func calls(s *Store, j *job.Job, n int) map[string]func(ctx context.Context) err
 			return s.AddUser(ctx, store.User{Name: session}, auditOf(session, "x"))
 		},
 		"by name": func(ctx context.Context) error { _, err := s.UserByName(ctx, session); return err },
-		"token":   func(ctx context.Context) error { return s.AddToken(ctx, store.Token{Hash: session, User: session}) },
+		"token": func(ctx context.Context) error {
+			return s.AddToken(ctx, store.Token{Hash: session, User: session}, nil)
+		},
 		"owner":   func(ctx context.Context) error { _, _, err := s.TokenOwner(ctx, session); return err },
 		"expired": func(ctx context.Context) error { return s.DeleteExpiredTokens(ctx, noon) },
 		"ready":   s.Ready,

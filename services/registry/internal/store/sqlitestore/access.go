@@ -43,7 +43,7 @@ func (d *data) user(name string) (u store.User, err error) {
 }
 
 // AddToken implements [store.Access].
-func (s *Store) AddToken(ctx context.Context, t store.Token) error {
+func (s *Store) AddToken(ctx context.Context, t store.Token, _ *store.Audit) error {
 	return s.write(ctx, func(w *writer) error {
 		_, err := w.exec(`INSERT INTO tokens (hash, user, name, created_at, expires_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 			args{t.Hash, t.User, t.Name, t.CreatedAt.UnixMilli(), t.ExpiresAt})

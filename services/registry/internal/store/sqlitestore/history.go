@@ -313,7 +313,8 @@ func (s *Store) Logs(ctx context.Context, id string, offset, limit int) (lines [
 }
 
 // Audits implements [store.History].
-func (s *Store) Audits(ctx context.Context, object string, offset, limit int) (page []store.AuditEntry, total int, err error) {
+func (s *Store) Audits(ctx context.Context, f store.AuditFilter) (page []store.AuditEntry, total int, err error) {
+	object, offset, limit := f.Object, f.Offset, f.Limit
 	where, a := ``, args{}
 	if object != "" {
 		where, a = ` WHERE object = ?`, args{object}

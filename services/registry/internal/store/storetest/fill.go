@@ -93,8 +93,8 @@ func (w *walk) fillAccess() {
 	for n, role := range []string{"super_admin", "admin"} {
 		name := fmt.Sprint("user", n)
 		w.ok(w.AddUser(w.Context(), store.User{Name: name, Role: role, PasswordHash: "hash", CreatedAt: start}, audit(name, "user.create", w.now)))
-		w.ok(w.AddToken(w.Context(), store.Token{Hash: fmt.Sprint("abc", n), User: name, Name: "cli", CreatedAt: start}))
-		w.ok(w.AddToken(w.Context(), store.Token{Hash: fmt.Sprint("def", n), User: name, CreatedAt: start, ExpiresAt: at(n)}))
+		w.ok(w.AddToken(w.Context(), store.Token{Hash: fmt.Sprint("abc", n), User: name, Name: "cli", CreatedAt: start}, nil))
+		w.ok(w.AddToken(w.Context(), store.Token{Hash: fmt.Sprint("def", n), User: name, CreatedAt: start, ExpiresAt: at(n)}, nil))
 	}
 	w.ok(w.PutTemplates(w.Context(), []job.Template{
 		{Type: "noop", Version: 3, Name: "No operation", Icon: "🧹", Schema: json.RawMessage(`{"type":"object","$defs":{"a.b":{"default":1.0}}}`), Idempotent: true, MaxConcurrency: 2},
@@ -135,7 +135,7 @@ func (w *walk) sameReads(o store.Store) {
 	}
 	for id := range w.m.jobs {
 		got := w.audits(id)
-		want, _, err := o.Audits(ctx, id, 0, 100)
+		want, _, err := o.Audits(ctx, store.AuditFilter{Object: id, Limit: 100})
 		w.ok(err)
 		w.same(got, want)
 	}

@@ -160,8 +160,8 @@ func (f *flaky) AddUser(ctx context.Context, u store.User, a *store.Audit) error
 	return f.write(func() error { return f.Store.AddUser(ctx, u, a) })
 }
 
-func (f *flaky) AddToken(ctx context.Context, t store.Token) error {
-	return f.write(func() error { return f.Store.AddToken(ctx, t) })
+func (f *flaky) AddToken(ctx context.Context, t store.Token, a *store.Audit) error {
+	return f.write(func() error { return f.Store.AddToken(ctx, t, a) })
 }
 
 func (f *flaky) DeleteExpiredTokens(ctx context.Context, now time.Time) error {
@@ -211,7 +211,7 @@ func runLossy(t *testing.T, opener Opener, small bool) {
 					t.Fatal(err)
 				}
 				s.ok(try(func() error {
-					return s.AddToken(ctx, store.Token{Hash: name, User: name, CreatedAt: at(0), ExpiresAt: at(n)})
+					return s.AddToken(ctx, store.Token{Hash: name, User: name, CreatedAt: at(0), ExpiresAt: at(n)}, nil)
 				}))
 				s.ok(try(func() error { return s.OpenSession(ctx, newSession(name), at(0)) }))
 				s.same(do(&store.Beat{Session: name, Count: 7}).Outcome, store.Done)

@@ -284,11 +284,11 @@ var historyTests = map[string]func(*suite){
 		s.same(len(all), 3)
 		s.same(all[0].ID, j.ID+"/2")
 		s.same(all[1].ID, k.ID+"/1")
-		page, total, err := s.Audits(s.Context(), "", 1, 1)
+		page, total, err := s.Audits(s.Context(), store.AuditFilter{Offset: 1, Limit: 1})
 		s.ok(err)
 		s.same(total, 3)
 		s.same(page, all[1:2])
-		page, total, err = s.Audits(s.Context(), "nobody", 0, 10)
+		page, total, err = s.Audits(s.Context(), store.AuditFilter{Object: "nobody", Limit: 10})
 		s.ok(err)
 		s.same(len(page)+total, 0)
 	},
@@ -316,8 +316,8 @@ var accessTests = map[string]func(*suite){
 			{Hash: "cc", User: "ann", CreatedAt: at(0), ExpiresAt: at(20)},
 		}
 		for _, t := range tokens {
-			s.ok(s.AddToken(ctx, t))
-			s.ok(s.AddToken(ctx, t))
+			s.ok(s.AddToken(ctx, t, nil))
+			s.ok(s.AddToken(ctx, t, nil))
 			token, owner, err := s.TokenOwner(ctx, t.Hash)
 			s.ok(err)
 			s.same(token, t)

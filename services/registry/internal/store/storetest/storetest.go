@@ -267,7 +267,7 @@ func (s *suite) total(jobID string, statuses ...job.Status) int {
 
 func (s *suite) audits(object string) []store.AuditEntry {
 	s.Helper()
-	page, total, err := s.Audits(s.Context(), object, 0, 100)
+	page, total, err := s.Audits(s.Context(), store.AuditFilter{Object: object, Limit: 100})
 	s.ok(err)
 	if len(page) != total {
 		s.Fatalf("%d audits of %d", len(page), total)
