@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,8 +30,10 @@ import (
 const (
 	healthEvery = time.Second
 	tidyEvery   = time.Hour
+	rollUpEvery = 2 * time.Second
 	learnEvery  = 5 * time.Second       // what was announced at other registries
 	readyEvery  = 20 * time.Millisecond // until it is
+	mostRollUps = 50                    // steps in a row
 )
 
 // Run is a registry from its start to the end of ctx. It returns nil when ctx
@@ -70,8 +73,10 @@ func runOn(ctx context.Context, cfg Config, s store.Store, executorToken string,
 	if err := catalogue.Refresh(ctx); err != nil {
 		return err
 	}
-	if _, _, err := s.CreateJob(ctx, store.CreateJob{Job: dispatch.NotificationsJob(time.Now())}); err != nil {
-		return fmt.Errorf("prepare the store for notifications: %w", err)
+	for _, system := range dispatch.SystemJobs(time.Now()) {
+		if _, _, err := s.CreateJob(ctx, store.CreateJob{Job: system}); err != nil {
+			return fmt.Errorf("prepare the store for %s: %w", strings.ToLower(system.Name), err)
+		}
 	}
 	dispatcher := dispatch.New(s, dispatch.Config{
 		Policy: dispatch.Policy{
@@ -135,12 +140,34 @@ func runOn(ctx context.Context, cfg Config, s store.Store, executorToken string,
 			}
 		})
 	})
+	parts.Go(func() {
+		var quiet bool // since the last success, a failure was told
+		every(serving, rollUpEvery, func() {
+			err := rollUp(serving, s)
+			if err != nil && !quiet && serving.Err() == nil {
+				log.Warn("what ended could not be counted", zap.Error(err))
+			}
+			quiet = err != nil
+		})
+	})
 	served := server.Serve(serving, rest, grpc)
 	stopServing()
 	stopDispatching()
 	parts.Wait()
 	log.Info("stopped")
 	return errors.Join(served, dispatched, announced)
+}
+
+// rollUp counts what ended since it was last counted. What a bounded number of
+// steps leaves, as after a move from another store, is left to the next call.
+func rollUp(ctx context.Context, s store.Insight) error {
+	for range mostRollUps {
+		more, err := s.RollUp(ctx, time.Now())
+		if err != nil || !more {
+			return err
+		}
+	}
+	return nil
 }
 
 // replica is what this registry is called among those that share the store, or

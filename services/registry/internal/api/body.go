@@ -9,10 +9,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 const (
@@ -282,6 +284,10 @@ func checkQuery(query url.Values, allowed map[string]protoreflect.FieldDescripto
 			case protoreflect.BoolKind:
 				if v != "true" && v != "false" {
 					bad.add(name, "must be true or false, not %q", v)
+				}
+			case protoreflect.MessageKind: // a time: no other message is a parameter
+				if at, err := time.Parse(time.RFC3339Nano, v); err != nil || timestamppb.New(at).CheckValid() != nil {
+					bad.add(name, `must be a time such as "2030-01-31T12:00:00Z" (with an offset, write its + as %%2B)`)
 				}
 			default:
 				if !utf8.ValidString(v) {

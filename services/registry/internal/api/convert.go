@@ -29,6 +29,17 @@ func auditJSON(m proto.Message) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("describe for the audit log: %w", err)
 	}
+	if _, ok := m.(*almanacv1.Job); ok { // how its runs went is no part of what people changed
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal(text, &fields); err != nil {
+			return nil, fmt.Errorf("describe for the audit log: %w", err)
+		}
+		delete(fields, "state")
+		delete(fields, "recent_runs")
+		if text, err = json.Marshal(fields); err != nil {
+			return nil, fmt.Errorf("describe for the audit log: %w", err)
+		}
+	}
 	var out bytes.Buffer
 	if err := json.Compact(&out, text); err != nil { // protojson varies its spaces
 		return nil, fmt.Errorf("describe for the audit log: %w", err)
@@ -49,6 +60,17 @@ func instant(t *timestamppb.Timestamp) time.Time {
 		return time.Time{}
 	}
 	return t.AsTime()
+}
+
+// moment reads a time that a request may leave out.
+func moment(field string, given *timestamppb.Timestamp, otherwise time.Time) (time.Time, error) {
+	if given == nil {
+		return otherwise, nil
+	}
+	if err := given.CheckValid(); err != nil || given.AsTime().Year() < 1970 {
+		return time.Time{}, invalid(kindInvalid, violations{{field, "must lie between the years 1970 and 9999"}})
+	}
+	return given.AsTime(), nil
 }
 
 func text(s string) *wrapperspb.StringValue {
@@ -95,7 +117,14 @@ func jobMessage(j *job.Job) (*almanacv1.Job, error) {
 		LastRunAt: timestamp(j.LastRunAt), NextRunAt: timestamp(j.NextRunAt),
 		Version: int32(j.Version), Labels: j.Labels, Organisation: j.Organisation,
 		MissedPolicy: j.Missed, OverlapPolicy: j.Overlap, Priority: proto.Int32(int32(j.Priority)), ExecutorSelector: j.Selector,
+		State: string(cmp.Or(j.State, job.StateNever)),
 	}, nil
+}
+
+func runSummary(e *job.Execution) *almanacv1.RunSummary {
+	return &almanacv1.RunSummary{
+		Id: e.ID, Status: string(e.Status), ScheduledFor: timestamp(e.ScheduledFor), DurationSeconds: seconds(e.StartedAt, e.CompletedAt),
+	}
 }
 
 // scheduleMessage shows what belongs to the schedule's type and nothing else.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	almanacv1 "github.com/almanac-scheduler/almanac/proto/gen/almanac/v1"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/dispatch"
@@ -37,6 +38,37 @@ func (s *executionService) ListExecutions(ctx context.Context, req *almanacv1.Li
 		}
 	}
 	out := &almanacv1.ListExecutionsResponse{Total: int32(total)}
+	for _, e := range page {
+		m, err := executionMessage(e, s.Dispatcher.Progress)
+		if err != nil {
+			return nil, err
+		}
+		out.Executions = append(out.Executions, m)
+	}
+	return out, nil
+}
+
+// failedWithin is how far back failures are listed when nothing is said.
+const failedWithin = 24 * time.Hour
+
+// ListActivity implements the RPC of that name.
+func (s *executionService) ListActivity(ctx context.Context, req *almanacv1.ListActivityRequest) (*almanacv1.ListActivityResponse, error) {
+	_, limit, offset := paging(req.Page, req.Limit, 50)
+	since, err := moment("since", req.Since, s.Now().Add(-failedWithin))
+	if err != nil {
+		return nil, err
+	}
+	var page []*job.Execution
+	var total int
+	if req.State == "failed" {
+		page, total, err = s.Store.Failures(ctx, since, offset, limit)
+	} else {
+		page, total, err = s.Store.Live(ctx, offset, limit)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list what goes on: %w", err)
+	}
+	out := &almanacv1.ListActivityResponse{Total: int32(total)}
 	for _, e := range page {
 		m, err := executionMessage(e, s.Dispatcher.Progress)
 		if err != nil {

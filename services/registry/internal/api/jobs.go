@@ -15,12 +15,15 @@ import (
 
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/almanac-scheduler/almanac/pkg/schedule"
 	"github.com/almanac-scheduler/almanac/pkg/template"
 	almanacv1 "github.com/almanac-scheduler/almanac/proto/gen/almanac/v1"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/access"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/templates"
 )
 
 // Headers that gRPC clients may send as metadata, like REST clients.
@@ -40,9 +43,21 @@ type jobService struct {
 // ListJobs implements the RPC of that name.
 func (s *jobService) ListJobs(ctx context.Context, req *almanacv1.ListJobsRequest) (*almanacv1.ListJobsResponse, error) {
 	page, limit, offset := paging(req.Page, req.Limit, 20)
-	jobs, total, err := s.Store.Jobs(ctx, store.JobFilter{TemplateTypes: req.TemplateType, Enabled: req.Enabled, Offset: offset, Limit: limit})
+	filter := jobFilter(req)
+	filter.Offset, filter.Limit = offset, limit
+	jobs, total, err := s.Store.Jobs(ctx, filter)
 	if err != nil {
 		return nil, fmt.Errorf("list jobs: %w", err)
+	}
+	var recent map[string][]*job.Execution
+	if n := int(req.GetRuns()); n > 0 && len(jobs) > 0 {
+		ids := make([]string, len(jobs))
+		for i, j := range jobs {
+			ids[i] = j.ID
+		}
+		if recent, err = s.Store.Recent(ctx, ids, n); err != nil {
+			return nil, fmt.Errorf("read the latest runs: %w", err)
+		}
 	}
 	out := &almanacv1.ListJobsResponse{Total: int32(total), Page: int32(page), Pages: int32((total + limit - 1) / limit)}
 	for _, j := range jobs {
@@ -50,9 +65,37 @@ func (s *jobService) ListJobs(ctx context.Context, req *almanacv1.ListJobsReques
 		if err != nil {
 			return nil, err
 		}
+		for _, e := range recent[j.ID] {
+			m.RecentRuns = append(m.RecentRuns, runSummary(e))
+		}
 		out.Jobs = append(out.Jobs, m)
 	}
 	return out, nil
+}
+
+// jobFilter is what a request selects, and in which order: newest first unless it
+// says otherwise.
+func jobFilter(req *almanacv1.ListJobsRequest) store.JobFilter {
+	f := store.JobFilter{
+		TemplateTypes: req.TemplateType, Enabled: req.Enabled, Words: strings.Fields(req.Search),
+		Sort: store.JobSort{By: store.SortCreated, Descending: true},
+	}
+	for _, label := range req.Label {
+		key, value, valued := strings.Cut(label, "=")
+		term := store.LabelTerm{Key: key}
+		if valued {
+			term.Value = &value
+		}
+		f.Labels = append(f.Labels, term)
+	}
+	for _, state := range req.State {
+		f.States = append(f.States, job.State(state))
+	}
+	if req.Sort != "" {
+		by, descending := strings.CutPrefix(req.Sort, "-")
+		f.Sort = store.JobSort{By: store.SortKey(by), Descending: descending}
+	}
+	return f
 }
 
 // paging turns a page from 1 into an offset.
@@ -78,7 +121,7 @@ func (s *jobService) CreateJob(ctx context.Context, req *almanacv1.CreateJobRequ
 	create := store.CreateJob{Limit: s.MaxJobs, Job: &job.Job{
 		ID: job.NewID("job_"), CreatedBy: who.User, CreatedAt: at, UpdatedAt: at, Version: 1,
 	}}
-	repeated := false
+	state, repeated := job.StateNever, false
 	if key != "" {
 		create.Job.ID = job.DerivedID("job_", who.User, "create", key)
 		if create.Fingerprint, err = fingerprint(req.Job); err != nil {
@@ -86,11 +129,13 @@ func (s *jobService) CreateJob(ctx context.Context, req *almanacv1.CreateJobRequ
 		}
 		// What was accepted once is not judged again: a time that was to come
 		// may have passed since, a template gone.
-		_, err := s.Store.Job(ctx, create.Job.ID)
+		earlier, err := s.Store.Job(ctx, create.Job.ID)
 		if err != nil && !errors.Is(err, job.ErrNotFound) {
 			return nil, fmt.Errorf("look for an earlier try: %w", err)
 		}
-		repeated = err == nil
+		if repeated = err == nil; repeated {
+			state = earlier.State
+		}
 	}
 	if !repeated {
 		entry, err := s.Templates.Find(ctx, req.Job.GetTemplateType())
@@ -118,6 +163,8 @@ func (s *jobService) CreateJob(ctx context.Context, req *almanacv1.CreateJobRequ
 	if !replayed {
 		s.Dispatcher.JobChanged(stored)
 	}
+	stored = stored.Clone()
+	stored.State = state // which the store tells of a job that it reads only
 	m, err := jobMessage(stored)
 	if err != nil {
 		return nil, err
@@ -258,6 +305,8 @@ func (s *jobService) edit(ctx context.Context, id string, in *almanacv1.Job, set
 		return nil, fmt.Errorf("edit job: %w", err)
 	}
 	s.Dispatcher.JobChanged(stored)
+	stored = stored.Clone()
+	stored.State = before.State // which the store tells of a job that it reads only
 	return stored, nil
 }
 
@@ -410,29 +459,62 @@ func sameRun(earlier *job.Execution, req *almanacv1.RunJobRequest) error {
 	return nil
 }
 
-// PreviewSchedule implements the RPC of that name.
-func (s *jobService) PreviewSchedule(_ context.Context, req *almanacv1.PreviewScheduleRequest) (*almanacv1.PreviewScheduleResponse, error) {
-	after, count := s.Now(), 10
-	if req.After != nil {
-		if err := req.After.CheckValid(); err != nil {
-			return nil, invalid(kindInvalid, violations{{"after", "must lie between the years 1 and 9999"}})
-		}
-		after = req.After.AsTime()
+// TryJob implements the RPC of that name.
+func (s *jobService) TryJob(ctx context.Context, req *almanacv1.TryJobRequest) (*almanacv1.TryJobResponse, error) {
+	now, who := s.Now(), callerOf(ctx)
+	at := now.UTC().Truncate(time.Millisecond)
+	in, _ := proto.Clone(req.Job).(*almanacv1.Job)
+	if strings.TrimSpace(in.Name) == "" {
+		in.Name = "trial"
 	}
-	if req.Count != nil {
-		count = int(*req.Count)
+	if in.Schedule == nil {
+		in.Schedule = &almanacv1.Schedule{Type: proto.String(string(schedule.Manual))}
 	}
-	spec, compiled, bad := compile(req.Schedule, after)
-	if err := bad.err(); err != nil {
+	entry, err := s.Templates.Find(ctx, in.TemplateType)
+	if err != nil {
 		return nil, err
 	}
-	out := &almanacv1.PreviewScheduleResponse{Schedule: scheduleMessage(spec)}
-	for _, o := range compiled.Upcoming(after, count) {
-		out.Occurrences = append(out.Occurrences, &almanacv1.Occurrence{
-			At: timestamp(o.At), Local: o.At.In(compiled.Location()).Format(time.RFC3339), Note: o.Note,
-		})
+	j := &job.Job{CreatedAt: at}
+	if err := define(j, in, everything(), entry, now).err(); err != nil {
+		return nil, err
 	}
-	return out, nil
+	dry := canDryRun(entry)
+	if dry {
+		var bad violations
+		harmless := &structpb.Struct{Fields: map[string]*structpb.Value{template.DryRunParam: structpb.NewBoolValue(true)}}
+		if j.Parameters, err = parameters(entry, j.Parameters, harmless, &bad); err != nil {
+			return nil, fmt.Errorf("make it a dry run: %w", err)
+		}
+		if err := bad.err(); err != nil {
+			return nil, err
+		}
+	}
+	key := job.NewID("")
+	e := &job.Execution{
+		ID: job.ExecutionID(job.TrialsID, job.TriggerManual, key), JobID: job.TrialsID, JobVersion: 1, Trigger: job.TriggerManual, Key: key, TriggeredByUser: who.User,
+		ScheduledFor: at, CreatedAt: at, WakeAt: at, Frozen: j.Freeze(entry.Idempotent), Status: job.Pending,
+	}
+	e.Frozen.Retry, e.Frozen.Notifications = job.RetryPolicy{}, job.Notifications{}
+	m, err := executionMessage(e, s.Dispatcher.Progress)
+	if err != nil {
+		return nil, err
+	}
+	a, err := audit(ctx, now, "job.try", e.ID, nil, m)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := s.Dispatcher.RunNow(ctx, store.RunNow{Execution: e, PerHour: s.ManualRunsPerHour, Now: now, Audit: a}); err != nil {
+		return nil, fmt.Errorf("try the job: %w", err)
+	}
+	return &almanacv1.TryJobResponse{ExecutionId: e.ID, Message: "Trial started", DryRun: dry}, nil
+}
+
+// canDryRun tells whether a run of the template can be made harmless: wherever it
+// can destroy data, and of others where they offer it.
+func canDryRun(entry *templates.Entry) bool {
+	properties, _ := entry.Shown["properties"].(map[string]any)
+	dryRun, _ := properties[template.DryRunParam].(map[string]any)
+	return entry.Destructive || dryRun["type"] == "boolean"
 }
 
 // audit describes a mutation by the caller; before and after may be nil.

@@ -145,6 +145,8 @@ func completeOperation(r route, operation map[string]any) {
 		header("If-Match", "The quoted version that the job must have, such as \"3\".")
 		bodyless()
 		success("202")
+	case "/almanac.v1.JobService/TryJob":
+		success("202")
 	case "/almanac.v1.ExecutionService/CancelExecution", "/almanac.v1.WorkerService/DrainWorker", "/almanac.v1.WorkerService/ResumeWorker":
 		bodyless()
 	case "/almanac.v1.JobService/UpdateJob", "/almanac.v1.JobService/DeleteJob":

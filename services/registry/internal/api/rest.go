@@ -141,10 +141,8 @@ func (s *Server) newREST(ctx context.Context, inside *grpc.ClientConn) (http.Han
 	}
 
 	mux := http.NewServeMux()
-	allowed := map[string][]string{}
 	handle := func(method, pattern string, h http.HandlerFunc) {
 		mux.HandleFunc(method+" "+pattern, h)
-		allowed[pattern] = append(allowed[pattern], method)
 	}
 	for _, r := range all {
 		handle(r.httpMethod, r.pattern, s.api(r, gateway))
@@ -153,18 +151,13 @@ func (s *Server) newREST(ctx context.Context, inside *grpc.ClientConn) (http.Han
 	handle(http.MethodGet, "/readyz", s.serveReadiness)
 	handle(http.MethodGet, "/openapi.json", serveText("application/json", document))
 	handle(http.MethodGet, "/{$}", serveHome)
-	for pattern, methods := range allowed {
-		if slices.Contains(methods, http.MethodGet) {
-			methods = append(methods, http.MethodHead)
-		}
-		slices.Sort(methods)
-		list := strings.Join(methods, ", ")
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if methods := methodsOf(mux, r); len(methods) > 0 {
+			list := strings.Join(methods, ", ")
 			w.Header().Set("Allow", list)
 			s.refuse(w, fail(kindNoMethod, "%s is not possible here: use %s", shorten(r.Method), list))
-		})
-	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+			return
+		}
 		s.refuse(w, fail(kindNoRoute, "there is nothing at %s; /openapi.json lists what there is", shorten(r.URL.Path)))
 	})
 
@@ -197,6 +190,19 @@ func (s *Server) newREST(ctx context.Context, inside *grpc.ClientConn) (http.Han
 		s.Log.Info("access", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Int("status", recorded.code),
 			zap.String("address", host(r.RemoteAddr)), zap.String("user", recorded.user), zap.String("request_id", id), zap.Duration("took", s.Now().Sub(began)))
 	}), nil
+}
+
+// methodsOf are the methods that would find something at the request's path.
+func methodsOf(mux *http.ServeMux, r *http.Request) []string {
+	var found []string
+	for _, method := range []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut} {
+		other := *r
+		other.Method = method
+		if _, pattern := mux.Handler(&other); pattern != "/" {
+			found = append(found, method)
+		}
+	}
+	return found
 }
 
 // recorder remembers what was answered, for the access log.
@@ -357,6 +363,9 @@ func decorate(_ context.Context, w http.ResponseWriter, m proto.Message) error {
 	case *almanacv1.UpdateJobResponse:
 		tag(m.Job)
 	case *almanacv1.RunJobResponse:
+		w.Header().Set("Location", "/api/admin/job-executions/"+m.ExecutionId)
+		w.WriteHeader(http.StatusAccepted)
+	case *almanacv1.TryJobResponse:
 		w.Header().Set("Location", "/api/admin/job-executions/"+m.ExecutionId)
 		w.WriteHeader(http.StatusAccepted)
 	}

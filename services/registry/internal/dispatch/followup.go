@@ -63,15 +63,21 @@ func told(n *job.Notifications, event string) []string {
 	}
 }
 
-// NotificationsJob is the job that all notifications belong to, as it is created
-// once in each store.
-func NotificationsJob(now time.Time) *job.Job {
+// SystemJobs are the jobs that notifications and trials belong to, as they are
+// created once in each store.
+func SystemJobs(now time.Time) []*job.Job {
 	now = now.UTC().Truncate(time.Millisecond)
-	return &job.Job{
-		ID: job.NotificationsID, Name: "Notifications", Description: "Tells people how runs ended", TemplateType: mailTemplate,
-		Parameters: json.RawMessage(`{}`), Schedule: schedule.Spec{Type: schedule.Manual}, Timeout: notifyTimeout,
-		Missed: job.MissedRunOnce, Overlap: job.OverlapAllow, Organisation: job.DefaultOrganisation,
-		CreatedAt: now, UpdatedAt: now, Version: 1, Deleted: true,
+	system := func(id, name, description, templateType string) *job.Job {
+		return &job.Job{
+			ID: id, Name: name, Description: description, TemplateType: templateType,
+			Parameters: json.RawMessage(`{}`), Schedule: schedule.Spec{Type: schedule.Manual}, Timeout: notifyTimeout,
+			Missed: job.MissedRunOnce, Overlap: job.OverlapAllow, Organisation: job.DefaultOrganisation,
+			CreatedAt: now, UpdatedAt: now, Version: 1, Deleted: true,
+		}
+	}
+	return []*job.Job{
+		system(job.NotificationsID, "Notifications", "Tells people how runs ended", mailTemplate),
+		system(job.TrialsID, "Trials", "Runs of jobs that are not saved", ""),
 	}
 }
 
@@ -192,12 +198,12 @@ func (p Policy) facts(e *job.Execution, event string, tail []job.LogLine) map[st
 	return data
 }
 
-// link is where the run is found, or nothing.
+// link is the console's page about the run, or nothing.
 func (p Policy) link(e *job.Execution) string {
 	if p.PublicURL == "" {
 		return ""
 	}
-	return strings.TrimSuffix(p.PublicURL, "/") + "/api/admin/job-executions/" + e.ID
+	return strings.TrimSuffix(p.PublicURL, "/") + "/runs/" + e.ID
 }
 
 func instant(t time.Time) string {

@@ -60,7 +60,7 @@ func TestFollowUps(t *testing.T) {
 				}
 				got = append(got, NotificationEvent(f.Key)+" "+f.Frozen.TemplateType+" "+strings.Join(params.Recipients, ",")+params.Channel)
 				if params.Data["job_name"] != "Clean up" || params.Data["status"] != string(c.status) || params.Data["duration_seconds"] != 60.0 ||
-					params.Data["link"] != "https://almanac.example.com/api/admin/job-executions/"+e.ID || len(params.Data["logs"].([]any)) != 1 {
+					params.Data["link"] != "https://almanac.example.com/runs/"+e.ID || len(params.Data["logs"].([]any)) != 1 {
 					t.Errorf("it says %v", params.Data)
 				}
 				if strings.Contains(params.Subject+params.Body, "disk is full") {
@@ -87,13 +87,21 @@ func TestFollowUps(t *testing.T) {
 	}
 }
 
+// system creates the system's jobs, as the start of a registry does.
+func (r *rig) system() {
+	r.t.Helper()
+	for _, j := range SystemJobs(time.Now()) {
+		if _, _, err := r.store.CreateJob(r.t.Context(), store.CreateJob{Job: j}); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
 // A failure is told with the last lines of the log, the success after it as a
 // recovery, the one after that to nobody.
 func TestNotificationsFollowARun(t *testing.T) {
 	dispatching(t, func(t *testing.T, r *rig) {
-		if _, _, err := r.store.CreateJob(t.Context(), store.CreateJob{Job: NotificationsJob(time.Now())}); err != nil {
-			t.Fatal(err)
-		}
+		r.system()
 		h := r.hello("a")
 		h.Templates = []string{idempotentType, mailTemplate}
 		st, err := r.d.Open(t.Context(), h)

@@ -1151,8 +1151,10 @@ func simulate(t *testing.T, seed uint64, trace bool) {
 	if trace {
 		s.trace = &strings.Builder{}
 	}
-	if _, _, err := st.CreateJob(t.Context(), store.CreateJob{Job: NotificationsJob(begin)}); err != nil {
-		t.Fatal(err)
+	for _, system := range SystemJobs(begin) {
+		if _, _, err := st.CreateJob(t.Context(), store.CreateJob{Job: system}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for range 8 {
 		s.createJob()
