@@ -393,6 +393,9 @@ func (s *System) startRegistry(name string) (*supervise.Process, error) {
 		return nil, err
 	}
 	settings["ready_file"], settings["name"] = s.readyFile(name), name
+	if url := publicURL(s.config.HTTPAddr); url != "" {
+		settings["public_url"] = url
+	}
 	maps.Copy(settings, s.config.Registry)
 	maps.Copy(settings, s.config.Each[name])
 	file := s.path("run", name+".json")
@@ -402,6 +405,19 @@ func (s *System) startRegistry(name string) (*supervise.Process, error) {
 	return s.start(name, "registry", func() []string {
 		return []string{"serve", "--config", file, "--http-addr", s.current(httpOf(name)), "--grpc-addr", s.current(grpcOf(name))}
 	})
+}
+
+// publicURL is where people on this machine reach the first registry, for links
+// in notifications; nothing where the port is picked at its start.
+func publicURL(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || port == "" || port == "0" {
+		return ""
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return "http://" + net.JoinHostPort(host, port)
 }
 
 func (s *System) readyFile(registry string) string { return s.path("run", registry+".ready") }

@@ -228,3 +228,19 @@ func TestRegistrySettings(t *testing.T) {
 		t.Errorf("SQLite: %v", got)
 	}
 }
+
+func TestPublicURL(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"127.0.0.1:8080": "http://127.0.0.1:8080",
+		"0.0.0.0:8080":   "http://localhost:8080",
+		":8080":          "http://localhost:8080",
+		"[::1]:80":       "http://[::1]:80",
+		"127.0.0.1:0":    "",
+		"nonsense":       "",
+	} {
+		if got := publicURL(address); got != want {
+			t.Errorf("%s is reached at %q, want %q", address, got, want)
+		}
+	}
+}
