@@ -1,0 +1,73 @@
+// Free-form objects for people: a table of names and values; nested ones within.
+// Everything is text, never markup.
+import { Anchor, Code, CopyButton, Group, Table, Text, Tooltip, ActionIcon } from '@mantine/core'
+import { IconCheck, IconCopy } from '@tabler/icons-react'
+import type { ReactNode } from 'react'
+import type { Json } from '../api/types'
+
+/** records_deleted as "Records deleted". */
+export function fieldName(key: string): string {
+  const words = key.replace(/_/g, ' ').replace(/([a-z])([A-Z])/g, '$1 $2').toLowerCase()
+  return words.charAt(0).toUpperCase() + words.slice(1)
+}
+
+function Value({ value, depth }: { value: unknown; depth: number }): ReactNode {
+  if (value === null || value === undefined) return <Text span size="sm" c="dimmed">none</Text>
+  if (typeof value === 'boolean') return value ? 'yes' : 'no'
+  if (typeof value === 'number') return value.toLocaleString('en')
+  if (typeof value === 'string') {
+    if (/^https?:\/\/\S+$/.test(value)) return <Anchor href={value} target="_blank" rel="noreferrer" size="sm">{value}</Anchor>
+    return <span style={{ overflowWrap: 'anywhere', whiteSpace: 'pre-wrap' }}>{value}</span>
+  }
+  if (Array.isArray(value)) {
+    if (value.length === 0) return <Text span size="sm" c="dimmed">none</Text>
+    if (value.every((v) => typeof v !== 'object' || v === null)) return <span style={{ overflowWrap: 'anywhere' }}>{value.map(String).join(', ')}</span>
+  }
+  if (depth >= 2) return <Code block>{JSON.stringify(value, null, 2)}</Code>
+  if (Array.isArray(value)) {
+    return (
+      <>
+        {value.map((v, i) => (
+          <Fields key={i} of={v as Json} depth={depth + 1} />
+        ))}
+      </>
+    )
+  }
+  return <Fields of={value as Json} depth={depth + 1} />
+}
+
+/** An object as a table of its fields. */
+export function Fields({ of, depth = 0, label }: { of: Json; depth?: number; label?: string }) {
+  const names = Object.keys(of)
+  if (names.length === 0) return <Text size="sm" c="dimmed">none</Text>
+  return (
+    <Table variant="vertical" layout="auto" withTableBorder={depth > 0} verticalSpacing={6} aria-label={label}>
+      <Table.Tbody>
+        {names.map((name) => (
+          <Table.Tr key={name}>
+            <Table.Th scope="row" w={190} style={{ verticalAlign: 'top', fontWeight: 500 }}>{fieldName(name)}</Table.Th>
+            <Table.Td><Value value={of[name]} depth={depth} /></Table.Td>
+          </Table.Tr>
+        ))}
+      </Table.Tbody>
+    </Table>
+  )
+}
+
+/** A short text that is often copied, such as an id. */
+export function Copyable({ value, label }: { value: string; label: string }) {
+  return (
+    <Group gap={4} wrap="nowrap" display="inline-flex">
+      <Code style={{ overflowWrap: 'anywhere' }}>{value}</Code>
+      <CopyButton value={value}>
+        {({ copied, copy }) => (
+          <Tooltip label={copied ? 'Copied' : `Copy ${label}`}>
+            <ActionIcon variant="subtle" color="gray" size="sm" onClick={copy} aria-label={`Copy ${label}`}>
+              {copied ? <IconCheck size={14} /> : <IconCopy size={14} />}
+            </ActionIcon>
+          </Tooltip>
+        )}
+      </CopyButton>
+    </Group>
+  )
+}

@@ -1,0 +1,88 @@
+// How states look: each has a colour, a shape and a word, so that none of them is
+// needed alone.
+import { Badge, Group, Tooltip } from '@mantine/core'
+import {
+  IconAlertTriangle,
+  IconBan,
+  IconCheck,
+  IconClock,
+  IconClockExclamation,
+  IconPlayerSkipForward,
+  IconPlayerPlay,
+  type IconProps,
+  IconQuestionMark,
+  IconRefresh,
+  IconX,
+} from '@tabler/icons-react'
+import type { ComponentType } from 'react'
+import { Link } from 'react-router'
+import type { JobState, RunSummary, Status } from '../api/types'
+import { absolute, duration } from './time'
+import classes from './status.module.css'
+
+type Look = { word: string; color: string; icon: ComponentType<IconProps> }
+
+export const statusLooks: Record<Status, Look> = {
+  pending: { word: 'Waiting', color: 'gray', icon: IconClock },
+  running: { word: 'Running', color: 'blue', icon: IconPlayerPlay },
+  retrying: { word: 'Retrying', color: 'yellow', icon: IconRefresh },
+  success: { word: 'Success', color: 'green', icon: IconCheck },
+  failed: { word: 'Failed', color: 'red', icon: IconX },
+  timed_out: { word: 'Timed out', color: 'orange', icon: IconClockExclamation },
+  cancelled: { word: 'Cancelled', color: 'gray', icon: IconBan },
+  skipped: { word: 'Skipped', color: 'gray', icon: IconPlayerSkipForward },
+  unknown: { word: 'Unknown', color: 'grape', icon: IconQuestionMark },
+}
+
+/** Whether no attempt will follow. */
+export const ended = (status: Status) => !['pending', 'running', 'retrying'].includes(status)
+
+function LookBadge({ look, size }: { look: Look; size?: string }) {
+  const Icon = look.icon
+  return (
+    <Badge className={classes.badge} data-color={look.color} variant="light" radius="sm" size={size ?? 'md'} tt="none" leftSection={<Icon size={14} stroke={2.2} aria-hidden />}>
+      {look.word}
+    </Badge>
+  )
+}
+
+export const StatusBadge = ({ status, size }: { status: Status; size?: string }) => <LookBadge look={statusLooks[status]} size={size} />
+
+const stateLooks: Record<JobState, Look> = {
+  ok: { word: 'OK', color: 'green', icon: IconCheck },
+  failing: { word: 'Failing', color: 'red', icon: IconAlertTriangle },
+  never: { word: 'No runs yet', color: 'gray', icon: IconClock },
+}
+
+export const StateBadge = ({ state, size }: { state: JobState; size?: string }) => <LookBadge look={stateLooks[state]} size={size} />
+
+const risks: Record<string, Look> = {
+  low: { word: 'Low risk', color: 'green', icon: IconCheck },
+  medium: { word: 'Medium risk', color: 'yellow', icon: IconAlertTriangle },
+  high: { word: 'High risk', color: 'red', icon: IconAlertTriangle },
+}
+
+export const RiskBadge = ({ risk }: { risk: string }) => <LookBadge look={risks[risk] ?? risks.medium!} size="sm" />
+
+/** The last runs of a job as a strip of bars, oldest first: as high as they were
+ * long, in the colour and shape of their end; each leads to its run. */
+export function RunStrip({ runs, most = 14 }: { runs: RunSummary[]; most?: number }) {
+  const shown = runs.slice(0, most).reverse()
+  const longest = Math.max(...shown.map((r) => r.duration_seconds ?? 0), 0.001)
+  if (shown.length === 0) return <span className={classes.none}>no runs yet</span>
+  return (
+    <Group gap={2} wrap="nowrap" align="flex-end" role="list" aria-label="Last runs, oldest first" className={classes.strip}>
+      {shown.map((run) => {
+        const look = statusLooks[run.status]
+        const text = `${look.word}${run.duration_seconds === null ? '' : ` after ${duration(run.duration_seconds)}`}, ${absolute(run.scheduled_for)}`
+        return (
+          <Tooltip key={run.id} label={text}>
+            <Link to={`/runs/${run.id}`} role="listitem" aria-label={text} className={classes.bar} data-status={run.status}>
+              <span style={{ height: `${25 + 75 * Math.sqrt((run.duration_seconds ?? 0) / longest)}%` }} />
+            </Link>
+          </Tooltip>
+        )
+      })}
+    </Group>
+  )
+}

@@ -1,0 +1,41 @@
+// Mantine's theme, with shades dark or light enough to be read by everybody (its
+// defaults fall short of WCAG AA).
+import { createTheme, type CSSVariablesResolver, type MantineColorsTuple } from '@mantine/core'
+
+const indigo: MantineColorsTuple = [
+  '#edf2ff', '#dbe4ff', '#bac8ff', '#91a7ff', '#748ffc', '#5c7cfa', '#4c6ef5', '#4263eb', '#3b5bdb', '#2f4bc0',
+]
+
+export const theme = createTheme({
+  primaryColor: 'indigo',
+  colors: { indigo },
+  primaryShade: { light: 8, dark: 8 },
+  defaultRadius: 'md',
+  cursorType: 'pointer',
+  respectReducedMotion: true,
+  fontFamily: 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif',
+  fontFamilyMonospace: 'ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace',
+  components: {
+    Tooltip: { defaultProps: { withArrow: true, openDelay: 200, events: { hover: true, focus: true, touch: true } } },
+    Anchor: { defaultProps: { underline: 'hover' } },
+    Modal: { defaultProps: { closeButtonProps: { 'aria-label': 'Close' } } },
+    Drawer: { defaultProps: { closeButtonProps: { 'aria-label': 'Close' } } },
+  },
+})
+
+export const variables: CSSVariablesResolver = () => ({
+  variables: {},
+  light: {
+    '--mantine-color-dimmed': '#596068',
+    '--mantine-color-error': '#c92a2a',
+    '--mantine-color-placeholder': '#636b74',
+    '--mantine-color-body': '#ffffff',
+    '--mantine-color-anchor': '#2f4bc0',
+  },
+  dark: {
+    '--mantine-color-dimmed': '#a6a7ab',
+    '--mantine-color-error': '#ff8787',
+    '--mantine-color-placeholder': '#9a9ca2',
+    '--mantine-color-anchor': '#91a7ff',
+  },
+})

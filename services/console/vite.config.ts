@@ -1,0 +1,27 @@
+import react from '@vitejs/plugin-react'
+import { defineConfig } from 'vitest/config'
+
+// Where `npm run dev` finds a registry.
+const registry = process.env.ALMANAC_URL ?? 'http://127.0.0.1:8080'
+
+export default defineConfig({
+  plugins: [react()],
+  build: {
+    outDir: '.generated/dist',
+    emptyOutDir: true,
+    target: 'es2022',
+    manifest: true,
+    // Scripts and styles of their own files: the pages' policy permits no others.
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    chunkSizeWarningLimit: 1000,
+  },
+  server: { proxy: { '/api': registry, '/openapi.json': registry, '/docs': registry } },
+  test: {
+    environment: 'jsdom',
+    include: ['src/**/*.test.{ts,tsx}'],
+    setupFiles: ['src/testing.ts'],
+    css: false,
+    server: { deps: { inline: [/@rjsf\//, /mantine-datatable/] } },
+  },
+})
