@@ -221,6 +221,7 @@ type standing struct {
 	*job.Job
 	key, slot int64 // slot is 0 when it is free
 	live      int64 // records that are not over
+	state     job.State
 }
 
 // job reads a job as it stands, a tombstone included; ok is false when there is
@@ -238,11 +239,15 @@ func (d *data) jobByKey(key int64) (s standing, ok bool, err error) {
 	var next, last time.Time
 	s.key = key
 	var gone bool
-	ok, err = d.one(`SELECT version, next_run_at, slot, live, last_run_at, deleted FROM job_state JOIN jobs ON key = job WHERE job = ?`, args{key},
+	ok, err = d.one(`SELECT version, next_run_at, slot, live, last_run_at, deleted, last_end FROM job_state JOIN jobs ON key = job WHERE job = ?`, args{key},
 		func(r row) {
 			version, next, s.slot, s.live, gone = r.int(0), r.time(1), r.int(2), r.int(3), r.bool(5)
 			if r.int(4) > 0 {
 				last = r.time(4)
+			}
+			s.state = job.StateNever
+			if !r.null(6) {
+				s.state, _ = job.StateAfter(statuses[r.int(6)])
 			}
 		})
 	if !ok || err != nil {

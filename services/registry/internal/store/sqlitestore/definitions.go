@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
@@ -51,11 +53,10 @@ func (s *Store) CreateJob(ctx context.Context, c store.CreateJob) (stored *job.J
 			}
 		}
 		w.defining = true
-		if _, err := w.exec(`INSERT INTO jobs (id, name, template, enabled, deleted, created_at, fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-			args{j.ID, j.Name, j.TemplateType, j.Enabled, j.Deleted, j.CreatedAt, c.Fingerprint}); err != nil {
+		key, err := w.insertJob(j, c.Fingerprint)
+		if err != nil {
 			return err
 		}
-		key := w.LastInsertRowID()
 		if _, err := w.exec(`INSERT INTO job_state (job, version, next_run_at) VALUES (?, ?, ?)`, args{key, j.Version, j.NextRunAt}); err != nil {
 			return err
 		}
@@ -84,6 +85,20 @@ func (w *writer) nameFree(name string, key int64) error {
 	return err
 }
 
+// insertJob inserts what lists need of a new job, and returns its key.
+func (w *writer) insertJob(j *job.Job, fingerprint string) (key int64, err error) {
+	labels, err := encode(j.Labels)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := w.exec(`INSERT INTO jobs (id, name, template, enabled, deleted, created_at, fingerprint, description, labels, updated_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		args{j.ID, j.Name, j.TemplateType, j.Enabled, j.Deleted, j.CreatedAt, fingerprint, j.Description, labels, j.UpdatedAt}); err != nil {
+		return 0, err
+	}
+	return w.LastInsertRowID(), nil
+}
+
 func (w *writer) keepVersion(key int64, version int, text string) error {
 	_, err := w.exec(`INSERT INTO job_versions (job, version, definition) VALUES (?, ?, ?)`, args{key, version, text})
 	return err
@@ -96,6 +111,10 @@ func (s *Store) EditJob(ctx context.Context, e store.EditJob) (stored *job.Job, 
 		return nil, unavailable(fmt.Errorf("edit job %s: version %d does not follow %d", j.ID, j.Version, e.Version))
 	}
 	text, err := encodeDefinition(j)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	labels, err := encode(j.Labels)
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -129,7 +148,8 @@ func (s *Store) EditJob(ctx context.Context, e store.EditJob) (stored *job.Job, 
 		if err := w.keepVersion(st.key, j.Version, text); err != nil {
 			return err
 		}
-		if _, err := w.exec(`UPDATE jobs SET name = ?, template = ?, enabled = ? WHERE key = ?`, args{j.Name, j.TemplateType, j.Enabled, st.key}); err != nil {
+		if _, err := w.exec(`UPDATE jobs SET name = ?, template = ?, enabled = ?, description = ?, labels = ?, updated_at = ? WHERE key = ?`,
+			args{j.Name, j.TemplateType, j.Enabled, j.Description, labels, j.UpdatedAt, st.key}); err != nil {
 			return err
 		}
 		if _, err := w.exec(`UPDATE job_state SET version = ?, next_run_at = ? WHERE job = ?`, args{j.Version, j.NextRunAt, st.key}); err != nil {
@@ -216,6 +236,7 @@ func (s *Store) Job(ctx context.Context, id string) (j *job.Job, err error) {
 			return job.ErrNotFound
 		}
 		j = st.Job
+		j.State = st.state
 		return nil
 	})
 	return j, err
@@ -223,28 +244,28 @@ func (s *Store) Job(ctx context.Context, id string) (j *job.Job, err error) {
 
 // Jobs implements [store.Definitions].
 func (s *Store) Jobs(ctx context.Context, f store.JobFilter) (page []*job.Job, total int, err error) {
-	where, a := `deleted = 0`, args{}
-	if len(f.TemplateTypes) > 0 {
-		where += ` AND template IN (` + marks(len(f.TemplateTypes)) + `)`
-		for _, t := range f.TemplateTypes {
-			a = append(a, t)
-		}
+	from, a, err := listed(f)
+	if err != nil {
+		return nil, 0, unavailable(err)
 	}
-	if f.Enabled != nil {
-		where += ` AND enabled = ?`
-		a = append(a, *f.Enabled)
+	order, err := ordered(f.Sort)
+	if err != nil {
+		return nil, 0, unavailable(err)
 	}
 	err = s.read(ctx, func(d *data) error {
-		n, err := d.number(`SELECT count(*) FROM jobs WHERE `+where, a)
+		n, err := d.number(`SELECT count(*) `+from, a)
 		if err != nil {
 			return err
 		}
-		total = int(n)
-		return d.each(`SELECT key FROM jobs WHERE `+where+` ORDER BY created_at DESC, key DESC LIMIT ? OFFSET ?`, append(a, f.Limit, f.Offset), func(r row) error {
+		if total = int(n); total <= f.Offset {
+			return nil
+		}
+		return d.each(`SELECT key `+from+` ORDER BY `+order+` LIMIT ? OFFSET ?`, append(a, f.Limit, f.Offset), func(r row) error {
 			st, _, err := d.jobByKey(r.int(0))
 			if err != nil {
 				return err
 			}
+			st.State = st.state
 			page = append(page, st.Job)
 			return nil
 		})
@@ -253,6 +274,85 @@ func (s *Store) Jobs(ctx context.Context, f store.JobFilter) (page []*job.Job, t
 		return nil, 0, err
 	}
 	return page, total, nil
+}
+
+// listed returns what follows SELECT to choose the jobs of the filter.
+func listed(f store.JobFilter) (from string, a args, err error) {
+	from = `FROM jobs WHERE deleted = 0`
+	if len(f.States) > 0 || f.Sort.By == store.SortNextRun {
+		from = `FROM jobs CROSS JOIN job_state ON job = key WHERE deleted = 0`
+	}
+	if len(f.TemplateTypes) > 0 {
+		from += ` AND template IN (` + marks(len(f.TemplateTypes)) + `)`
+		for _, t := range f.TemplateTypes {
+			a = append(a, t)
+		}
+	}
+	if f.Enabled != nil {
+		from += ` AND enabled = ?`
+		a = append(a, *f.Enabled)
+	}
+	for _, word := range f.Words {
+		like := `%` + likeEscapes.Replace(word) + `%`
+		from += ` AND (name LIKE ? ESCAPE '\' OR template LIKE ? ESCAPE '\' OR description LIKE ? ESCAPE '\')`
+		a = append(a, like, like, like)
+	}
+	for _, term := range f.Labels {
+		text, err := encode(term.Key)
+		if err != nil {
+			return "", nil, err
+		}
+		text += `:`
+		if term.Value != nil {
+			value, err := encode(*term.Value)
+			if err != nil {
+				return "", nil, err
+			}
+			text += value
+		}
+		// Within the strings of a JSON text no quotation mark stands unescaped: what
+		// begins so is a key.
+		from += ` AND (instr(labels, ?) > 0 OR instr(labels, ?) > 0)`
+		a = append(a, `{`+text, `,`+text)
+	}
+	if len(f.States) > 0 {
+		var chosen []string
+		for i, status := range statuses {
+			if state, tells := job.StateAfter(status); tells && slices.Contains(f.States, state) {
+				chosen = append(chosen, fmt.Sprintf("last_end = %d", i))
+			}
+		}
+		if slices.Contains(f.States, job.StateNever) {
+			chosen = append(chosen, "last_end IS NULL")
+		}
+		if len(chosen) == 0 {
+			return "", nil, fmt.Errorf("list jobs: states %q are not known", f.States)
+		}
+		from += ` AND (` + strings.Join(chosen, ` OR `) + `)`
+	}
+	return from, a, nil
+}
+
+var likeEscapes = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
+
+// ordered returns what follows ORDER BY.
+func ordered(s store.JobSort) (string, error) {
+	way := ``
+	if s.Descending || s == (store.JobSort{}) {
+		way = ` DESC`
+	}
+	switch s.By {
+	case "", store.SortCreated:
+		return `created_at` + way + `, id` + way, nil
+	case store.SortName:
+		return `name` + way + `, id` + way, nil
+	case store.SortUpdated:
+		return `updated_at` + way + `, id` + way, nil
+	case store.SortNextRun:
+		return `next_run_at IS NULL, next_run_at` + way + `, id` + way, nil
+	default:
+		return "", fmt.Errorf("list jobs: sort key %q is not known", s.By)
+	}
 }
 
 // PutTemplates implements [store.Definitions].

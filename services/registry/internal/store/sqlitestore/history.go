@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
@@ -35,7 +36,7 @@ func (s *Store) RunNow(ctx context.Context, r store.RunNow) (stored *job.Executi
 		switch {
 		case err != nil:
 			return err
-		case !ok || j.Deleted:
+		case !ok || j.Deleted && !job.System(e.JobID):
 			return job.ErrNotFound
 		case e.Exclusive && j.slot != 0:
 			holder, err := w.execution(j.slot)
@@ -314,11 +315,14 @@ func (s *Store) Logs(ctx context.Context, id string, offset, limit int) (lines [
 
 // Audits implements [store.History].
 func (s *Store) Audits(ctx context.Context, f store.AuditFilter) (page []store.AuditEntry, total int, err error) {
-	object, offset, limit := f.Object, f.Offset, f.Limit
 	where, a := ``, args{}
-	if object != "" {
-		where, a = ` WHERE object = ?`, args{object}
+	for _, c := range []struct{ column, is string }{{"object", f.Object}, {"user", f.User}, {"action", f.Action}} {
+		if c.is != "" {
+			where += ` AND ` + c.column + ` = ?`
+			a = append(a, c.is)
+		}
 	}
+	where = strings.Replace(where, ` AND`, ` WHERE`, 1)
 	err = s.read(ctx, func(d *data) error {
 		n, err := d.number(`SELECT count(*) FROM audits`+where, a)
 		if err != nil {
@@ -326,7 +330,7 @@ func (s *Store) Audits(ctx context.Context, f store.AuditFilter) (page []store.A
 		}
 		total = int(n)
 		return d.each(`SELECT object, number, at, user, address, action, before, after FROM audits`+where+` ORDER BY seq DESC LIMIT ? OFFSET ?`,
-			append(a, limit, offset), func(r row) error {
+			append(a, f.Limit, f.Offset), func(r row) error {
 				page = append(page, store.AuditEntry{ID: fmt.Sprintf("%s/%d", r.text(0), r.int(1)), Audit: store.Audit{
 					Object: r.text(0), At: r.time(2), User: r.text(3), Address: r.text(4), Action: r.text(5), Before: r.bytes(6), After: r.bytes(7),
 				}})

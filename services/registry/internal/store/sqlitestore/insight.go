@@ -2,58 +2,177 @@ package sqlitestore
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"time"
 
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
 )
 
-var errNotYet = errors.New("not built yet")
+// maxRecent is how many jobs Recent takes.
+const maxRecent = 100
 
 // Recent implements [store.Insight].
-func (s *Store) Recent(context.Context, []string, int) (map[string][]*job.Execution, error) {
-	return nil, errNotYet
+func (s *Store) Recent(ctx context.Context, jobIDs []string, n int) (map[string][]*job.Execution, error) {
+	if len(jobIDs) > maxRecent {
+		return nil, unavailable(fmt.Errorf("latest executions of %d jobs: at most %d can be asked for at once", len(jobIDs), maxRecent))
+	}
+	latest := make(map[string][]*job.Execution, len(jobIDs))
+	err := s.read(ctx, func(d *data) error {
+		for _, id := range jobIDs {
+			key, ok, err := d.jobKey(id)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				continue
+			}
+			found, err := d.executions(`WHERE e.job = ? + 0 ORDER BY e.at DESC, e.cause DESC LIMIT ? + 0`, args{key, max(n, 0)})
+			if err != nil {
+				return err
+			}
+			if len(found) > 0 {
+				latest[id] = plain(found)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return latest, nil
 }
 
 // Live implements [store.Insight].
-func (s *Store) Live(context.Context, int, int) ([]*job.Execution, int, error) {
-	return nil, 0, errNotYet
+func (s *Store) Live(ctx context.Context, offset, limit int) (page []*job.Execution, total int, err error) {
+	err = s.read(ctx, func(d *data) error {
+		held, err := d.number(`SELECT count(*) FROM executions WHERE queue = 0`, nil)
+		if err != nil {
+			return err
+		}
+		waiting, err := d.number(`SELECT count(*) FROM executions WHERE queue >= ''`, nil)
+		if err != nil {
+			return err
+		}
+		total = int(held + waiting)
+		found, err := d.executions(`WHERE e.seq IN (SELECT seq FROM executions WHERE queue = 0 ORDER BY seq LIMIT ? + 0 OFFSET ? + 0) ORDER BY e.seq`,
+			args{limit, offset})
+		if err != nil {
+			return err
+		}
+		page = plain(found)
+		if len(page) == limit {
+			return nil
+		}
+		// Texts sort after numbers, so this is all that waits, in any queue.
+		found, err = d.executions(`WHERE e.seq IN (SELECT seq FROM executions WHERE queue >= '' ORDER BY wake_at, seq LIMIT ? + 0 OFFSET ? + 0)
+			ORDER BY e.wake_at, e.seq`, args{limit - len(page), max(offset-int(held), 0)})
+		page = append(page, plain(found)...)
+		return err
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return page, total, nil
 }
 
 // Failures implements [store.Insight].
-func (s *Store) Failures(context.Context, time.Time, int, int) ([]*job.Execution, int, error) {
-	return nil, 0, errNotYet
+func (s *Store) Failures(ctx context.Context, since time.Time, offset, limit int) (page []*job.Execution, total int, err error) {
+	err = s.read(ctx, func(d *data) error {
+		// The statuses stand as in the index, which else is not used.
+		n, err := d.number(`SELECT count(*) FROM executions WHERE status IN (4, 5, 8) AND completed_at >= ? + 0`, args{since.UnixMilli()})
+		if err != nil {
+			return err
+		}
+		if total = int(n); total <= offset {
+			return nil
+		}
+		found, err := d.executions(`WHERE e.status IN (4, 5, 8) AND e.completed_at >= ? + 0 ORDER BY e.completed_at DESC, e.seq DESC LIMIT ? + 0 OFFSET ? + 0`,
+			args{since.UnixMilli(), limit, offset})
+		page = plain(found)
+		return err
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return page, total, nil
 }
 
 // Pulse implements [store.Insight].
-func (s *Store) Pulse(context.Context, time.Time) (store.Pulse, error) {
-	return store.Pulse{}, errNotYet
+func (s *Store) Pulse(ctx context.Context, now time.Time) (p store.Pulse, err error) {
+	err = s.read(ctx, func(d *data) error {
+		if _, err := d.one(`SELECT count(*), coalesce(sum(enabled), 0) FROM jobs WHERE deleted = 0`, nil, func(r row) {
+			p.Jobs, p.Enabled = int(r.int(0)), int(r.int(1))
+		}); err != nil {
+			return err
+		}
+		if _, err := d.one(`SELECT count(*), coalesce(sum(wake_at <= ?), 0), min(wake_at) FROM executions WHERE queue >= ''`, args{now}, func(r row) {
+			p.Waiting, p.Due = int(r.int(0)), int(r.int(1))
+			if p.Due > 0 {
+				p.DueSince = r.time(2)
+			}
+		}); err != nil {
+			return err
+		}
+		held, err := d.number(`SELECT count(*) FROM executions WHERE queue = 0`, nil)
+		p.Held = int(held)
+		return err
+	})
+	if err != nil {
+		return store.Pulse{}, err
+	}
+	return p, nil
 }
 
-// Statistics implements [store.Insight].
-func (s *Store) Statistics(context.Context, string, time.Time, time.Time) ([]store.RollUp, error) {
-	return nil, errNotYet
+// Statistics implements [store.Insight]. The roll-ups of a time stand together,
+// not those of a job: writing goes to few pages, and this looks up each step.
+func (s *Store) Statistics(ctx context.Context, jobID string, from, until time.Time) (found []store.RollUp, err error) {
+	err = s.read(ctx, func(d *data) error {
+		key, ok := allJobs, true
+		if jobID != "" {
+			if key, ok, err = d.jobKey(jobID); !ok || err != nil {
+				return err
+			}
+		}
+		first, err := d.number(`SELECT min(bucket) FROM rollups`, nil)
+		if err != nil {
+			return err
+		}
+		last, err := d.number(`SELECT max(bucket) FROM rollups`, nil)
+		if err != nil {
+			return err
+		}
+		first, end := max(first, stepFrom(from)), min(last+step, stepFrom(until))
+		if first >= end {
+			return nil
+		}
+		return d.each(`WITH RECURSIVE steps(at) AS (SELECT ?1 UNION ALL SELECT at + ?3 FROM steps WHERE at + ?3 < ?2)
+			SELECT bucket, `+endColumns+`, timed, total, longest FROM steps CROSS JOIN rollups ON bucket = at AND job = ?4
+			WHERE success + failed + timed_out + cancelled + skipped + unknown > 0 ORDER BY bucket`, args{first, end, step, key}, func(r row) error {
+			u := store.RollUp{From: r.time(0), Counts: map[job.Status]int{}}
+			for i, status := range statuses[success:] {
+				if n := r.int(1 + i); n != 0 {
+					u.Counts[status] = int(n)
+				}
+			}
+			u.Timed = int(r.int(1 + endStatuses))
+			u.Total, u.Longest = time.Duration(r.int(2+endStatuses))*time.Millisecond, time.Duration(r.int(3+endStatuses))*time.Millisecond
+			found = append(found, u)
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
 }
 
-// RollUp implements [store.Insight].
-func (s *Store) RollUp(context.Context, time.Time) (bool, error) { return false, errNotYet }
-
-// Users implements [store.Access].
-func (s *Store) Users(context.Context) ([]store.User, error) { return nil, errNotYet }
-
-// ChangeUser implements [store.Access].
-func (s *Store) ChangeUser(context.Context, store.ChangeUser) (store.User, error) {
-	return store.User{}, errNotYet
-}
-
-// RemoveUser implements [store.Access].
-func (s *Store) RemoveUser(context.Context, string, *store.Audit) error { return errNotYet }
-
-// Tokens implements [store.Access].
-func (s *Store) Tokens(context.Context, string) ([]store.Token, error) { return nil, errNotYet }
-
-// DeleteTokens implements [store.Access].
-func (s *Store) DeleteTokens(context.Context, string, []string, *store.Audit) error {
-	return errNotYet
+// stepFrom returns the first multiple of the step that is not before t, in
+// milliseconds.
+func stepFrom(t time.Time) int64 {
+	at := t.Truncate(store.RollUpStep)
+	if at.Before(t) {
+		at = at.Add(store.RollUpStep)
+	}
+	return at.UnixMilli()
 }

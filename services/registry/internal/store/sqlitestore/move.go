@@ -67,13 +67,9 @@ func (d *data) export(kind move.Kind, yield func(move.Record) error) error {
 			return yield(t)
 		})
 	case move.Users:
-		return d.each(`SELECT name, role, password_hash, created_at FROM users ORDER BY name`, nil, func(r row) error {
-			return yield(move.User{User: store.User{Name: r.text(0), Role: r.text(1), PasswordHash: r.text(2), CreatedAt: r.time(3)}})
-		})
+		return d.each(selectUsers+`ORDER BY name`, nil, func(r row) error { return yield(move.User{User: r.user()}) })
 	case move.Tokens:
-		return d.each(`SELECT hash, user, name, created_at, expires_at FROM tokens ORDER BY hash`, nil, func(r row) error {
-			return yield(move.Token{Token: store.Token{Hash: r.text(0), User: r.text(1), Name: r.text(2), CreatedAt: r.time(3), ExpiresAt: r.time(4)}})
-		})
+		return d.each(selectTokens+`ORDER BY hash`, nil, func(r row) error { return yield(move.Token{Token: r.token()}) })
 	case move.Sessions:
 		return d.each(`SELECT id, host, about, opened_at, count, running, stopping, last_beat_at, draining, ended_at FROM sessions ORDER BY id`, nil, func(r row) error {
 			var own about
@@ -189,8 +185,7 @@ func (w *writer) importRecord(r move.Record) (int, error) {
 		return w.exec(`INSERT INTO users (name, role, password_hash, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 			args{r.Name, r.Role, r.PasswordHash, r.CreatedAt.UnixMilli()})
 	case move.Token:
-		return w.exec(`INSERT INTO tokens (hash, user, name, created_at, expires_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-			args{r.Hash, r.User, r.Name, r.CreatedAt.UnixMilli(), r.ExpiresAt})
+		return w.insertToken(r.Token)
 	case move.Session:
 		text, err := encode(about{r.Version, r.Labels, r.Templates, r.Slots})
 		if err != nil {
@@ -219,12 +214,14 @@ func (w *writer) importJob(j move.Job) (int, error) {
 		return 0, err
 	}
 	w.defining = true
-	n, err := w.exec(`INSERT INTO jobs (id, name, template, enabled, deleted, created_at, fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		args{j.ID, j.Name, j.TemplateType, j.Enabled, j.Deleted, j.CreatedAt, j.Fingerprint})
-	if n == 0 || err != nil {
+	known, err := w.number(`SELECT count(*) FROM jobs WHERE id = ?`, args{j.ID})
+	if known > 0 || err != nil {
 		return 0, err
 	}
-	key := w.LastInsertRowID()
+	key, err := w.insertJob(&j.Job, j.Fingerprint)
+	if err != nil {
+		return 0, err
+	}
 	if err := w.keepVersion(key, j.Version, text); err != nil {
 		return 0, err
 	}
@@ -280,6 +277,7 @@ func (w *writer) importExecution(e move.Execution) (int, error) {
 		return 0, err
 	}
 	w.seq++
+	w.noteEnd(endOf(key, &st))
 	slot := int64(none)
 	if e.Exclusive {
 		slot = w.seq

@@ -130,19 +130,20 @@ func (w *writer) insertFired() error {
 			return err
 		}
 		for i := range group {
-			group[i].answer.Outcome = store.Done
-		}
-		if n == size {
-			continue
-		}
-		for i := range group {
 			r := &group[i]
-			inserted, err := w.number(`SELECT count(*) FROM executions WHERE seq = ?`, args{r.seq})
-			if err == nil && inserted == 0 {
-				err = w.takeBack(r)
+			r.answer.Outcome = store.Done
+			inserted := int64(1)
+			if n < size {
+				if inserted, err = w.number(`SELECT count(*) FROM executions WHERE seq = ?`, args{r.seq}); err != nil {
+					return err
+				}
 			}
-			if err != nil {
-				return err
+			if inserted == 0 {
+				if err := w.takeBack(r); err != nil {
+					return err
+				}
+			} else if r.state.status == skipped {
+				w.noteEnd(endOf(r.job, &r.state))
 			}
 		}
 	}
@@ -382,8 +383,20 @@ func (w *writer) writeRecord(p place, from, token int64, uncancelled bool, st *s
 	s.BindInt64(18, token)
 	s.BindBool(19, uncancelled)
 	bindOptional(s, 20, seatOf(e))
+	was := end{at: none}
+	if from >= success {
+		var err error
+		if was, err = w.endKept(p); err != nil {
+			return 0, err
+		}
+	}
 	n, err := w.step(s)
 	if err != nil || n == 0 {
+		return 0, err
+	}
+	if is := endOf(p.job, st); from < success {
+		w.noteEnd(is)
+	} else if err := w.corrected(was, is); err != nil {
 		return 0, err
 	}
 	release := int64(0)

@@ -24,6 +24,7 @@ var statuses = []job.Status{
 const (
 	success = 3
 	skipped = 7
+	unknown = 8
 )
 
 func statusNumber(s job.Status) (int64, error) {

@@ -180,6 +180,62 @@ CREATE TABLE replicas (
 	count        INTEGER NOT NULL,
 	last_beat_at INTEGER
 ) WITHOUT ROWID;
+`, `
+-- What lists of jobs search and sort by, as the present version says. labels is a
+-- JSON object.
+ALTER TABLE jobs ADD COLUMN description TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN labels TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN updated_at INTEGER;
+UPDATE jobs SET (description, labels, updated_at) = (
+	SELECT coalesce(json_extract(definition, '$.description'), ''), coalesce(json_extract(definition, '$.labels'), ''),
+		CAST(round(unixepoch(json_extract(definition, '$.updated_at'), 'subsec') * 1000) AS INTEGER)
+	FROM job_state s JOIN job_versions v ON v.job = s.job AND v.version = s.version WHERE s.job = jobs.key);
+DROP INDEX jobs_newest;
+CREATE INDEX jobs_newest ON jobs (created_at, id) WHERE deleted = 0;
+
+-- How the job's latest run ended: its status, those that say nothing of it aside.
+ALTER TABLE job_state ADD COLUMN last_end_at INTEGER;
+ALTER TABLE job_state ADD COLUMN last_end INTEGER;
+
+CREATE INDEX executions_failures ON executions (completed_at) WHERE status IN (4, 5, 8);
+
+-- The ends that are still to be counted, in their order, and for a record that had
+-- ended before, how.
+CREATE TABLE ended (
+	seq        INTEGER PRIMARY KEY,
+	job        INTEGER NOT NULL,
+	status     INTEGER NOT NULL,
+	at         INTEGER,
+	took       INTEGER,
+	was_status INTEGER,
+	was_at     INTEGER,
+	was_took   INTEGER
+);
+INSERT INTO ended (job, status, at, took)
+	SELECT job, status, completed_at, max(completed_at - started_at, 0) FROM executions WHERE status >= 3 AND completed_at IS NOT NULL ORDER BY seq;
+
+-- What ended in the time from bucket on: of a job, or with job 0 of all but the
+-- system's. timed are those that had started, total and longest their milliseconds.
+CREATE TABLE rollups (
+	bucket    INTEGER NOT NULL,
+	job       INTEGER NOT NULL,
+	success   INTEGER NOT NULL,
+	failed    INTEGER NOT NULL,
+	timed_out INTEGER NOT NULL,
+	cancelled INTEGER NOT NULL,
+	skipped   INTEGER NOT NULL,
+	unknown   INTEGER NOT NULL,
+	timed     INTEGER NOT NULL,
+	total     INTEGER NOT NULL,
+	longest   INTEGER NOT NULL,
+	PRIMARY KEY (bucket, job)
+) WITHOUT ROWID;
+
+ALTER TABLE tokens ADD COLUMN kind TEXT NOT NULL DEFAULT 'login';
+CREATE INDEX tokens_user ON tokens (user, created_at);
+
+CREATE INDEX audits_user ON audits (user);
+CREATE INDEX audits_action ON audits (action);
 `}
 
 // migrate applies what is missing, in one transaction.

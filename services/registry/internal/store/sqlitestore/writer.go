@@ -143,6 +143,7 @@ type writer struct {
 	fired    []newRecord
 	lastFire time.Time // that lastKey belongs to
 	lastKey  string
+	ended    []end // by this transaction, not yet appended to the queue for RollUp
 	batch    []part
 	single   [1]part
 }
@@ -157,6 +158,7 @@ type hot struct {
 	begin, commit, rollback *sqlite.Stmt
 	advance, change         *sqlite.Stmt
 	inserts                 map[int]*sqlite.Stmt // by how many records
+	appends                 map[int]*sqlite.Stmt // by how many ends
 }
 
 func newWriter(s *Store, c *conn) (*writer, error) {
@@ -188,6 +190,9 @@ func newWriter(s *Store, c *conn) (*writer, error) {
 			return nil, err
 		}
 		w.inserts[n] = stmt
+	}
+	if err := w.prepareEnds(); err != nil {
+		return nil, err
 	}
 	var err error
 	w.seq, err = w.lastSeq()
@@ -276,11 +281,14 @@ func (w *writer) attempt(batch []part) (err error) {
 		return fmt.Errorf("begin: %w", err)
 	}
 	seq := w.seq
-	w.fired = w.fired[:0]
+	w.fired, w.ended = w.fired[:0], w.ended[:0]
 	for _, p := range batch {
 		if err = w.part(p); err != nil {
 			break
 		}
+	}
+	if err == nil {
+		err = w.flushEnds()
 	}
 	if err == nil {
 		if _, err = w.step(w.commit); err != nil {
@@ -373,8 +381,14 @@ func (s *Store) Do(ctx context.Context, now time.Time, ops []store.Op) []store.A
 // write runs f in a transaction of the writer. What f returns besides refusals
 // rolls back and comes wrapped as unavailable. A refusing f has written nothing.
 func (s *Store) write(ctx context.Context, f func(w *writer) error) error {
+	return s.writeWhen(ctx, true, f)
+}
+
+// writeWhen is write, ahead of results when it is urgent, else after those that
+// were there before.
+func (s *Store) writeWhen(ctx context.Context, urgent bool, f func(w *writer) error) error {
 	t := &task{run: f, left: 1, done: make(chan struct{})}
-	if err := s.submit(ctx, t, true); err != nil {
+	if err := s.submit(ctx, t, urgent); err != nil {
 		return err
 	}
 	return t.err
@@ -414,7 +428,7 @@ func refusal(err error) bool {
 		return true
 	}
 	for _, known := range []error{
-		job.ErrNotFound, job.ErrNameTaken, job.ErrVersion, job.ErrConflict, job.ErrEnded, job.ErrKeyReused, job.ErrUserExists,
+		job.ErrNotFound, job.ErrNameTaken, job.ErrVersion, job.ErrConflict, job.ErrEnded, job.ErrKeyReused, job.ErrUserExists, job.ErrLastAdmin,
 	} {
 		if errors.Is(err, known) {
 			return true

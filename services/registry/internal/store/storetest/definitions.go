@@ -197,8 +197,7 @@ var definitionTests = map[string]func(*suite){
 		s.done(change(e, run))
 		s.same(s.job(j.ID).LastRunAt, run.StartedAt)
 		s.done(fire(j, skip(j, 1)))
-		page, _, err := s.Jobs(s.Context(), store.JobFilter{Limit: 10})
-		s.ok(err)
+		page, _ := s.jobs(store.JobFilter{Limit: 10})
 		s.same(page, []*job.Job{s.job(j.ID)})
 		s.same(page[0].LastRunAt, run.StartedAt)
 	},
@@ -238,8 +237,7 @@ var definitionTests = map[string]func(*suite){
 			for _, size := range []int{s.scale(1, 5), 3, 100} {
 				var got []*job.Job
 				for f.Offset, f.Limit = 0, size; ; f.Offset += size {
-					page, total, err := s.Jobs(s.Context(), f)
-					s.ok(err)
+					page, total := s.jobs(f)
 					s.same(total, len(want))
 					if len(page) == 0 {
 						break

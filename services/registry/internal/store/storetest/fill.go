@@ -93,8 +93,8 @@ func (w *walk) fillAccess() {
 	for n, role := range []string{"super_admin", "admin"} {
 		name := fmt.Sprint("user", n)
 		w.ok(w.AddUser(w.Context(), store.User{Name: name, Role: role, PasswordHash: "hash", CreatedAt: start}, audit(name, "user.create", w.now)))
-		w.ok(w.AddToken(w.Context(), store.Token{Hash: fmt.Sprint("abc", n), User: name, Name: "cli", CreatedAt: start}, nil))
-		w.ok(w.AddToken(w.Context(), store.Token{Hash: fmt.Sprint("def", n), User: name, CreatedAt: start, ExpiresAt: at(n)}, nil))
+		w.ok(w.AddToken(w.Context(), store.Token{Hash: fmt.Sprint("abc", n), User: name, Kind: store.TokenPersonal, Name: "cli", CreatedAt: start}, nil))
+		w.ok(w.AddToken(w.Context(), store.Token{Hash: fmt.Sprint("def", n), User: name, Kind: store.TokenLogin, CreatedAt: start, ExpiresAt: at(n)}, nil))
 	}
 	w.ok(w.PutTemplates(w.Context(), []job.Template{
 		{Type: "noop", Version: 3, Name: "No operation", Icon: "🧹", Schema: json.RawMessage(`{"type":"object","$defs":{"a.b":{"default":1.0}}}`), Idempotent: true, MaxConcurrency: 2},

@@ -311,9 +311,9 @@ var accessTests = map[string]func(*suite){
 		u := store.User{Name: "ann", Role: "admin", CreatedAt: at(0)}
 		s.ok(s.AddUser(ctx, u, nil))
 		tokens := []store.Token{
-			{Hash: "aa", User: "ann", Name: "laptop", CreatedAt: at(0)},
-			{Hash: "bb", User: "ann", CreatedAt: at(0), ExpiresAt: at(10)},
-			{Hash: "cc", User: "ann", CreatedAt: at(0), ExpiresAt: at(20)},
+			{Hash: "aa", User: "ann", Kind: store.TokenPersonal, Name: "laptop", CreatedAt: at(0)},
+			{Hash: "bb", User: "ann", Kind: store.TokenSession, CreatedAt: at(0), ExpiresAt: at(10)},
+			{Hash: "cc", User: "ann", Kind: store.TokenLogin, CreatedAt: at(0), ExpiresAt: at(20)},
 		}
 		for _, t := range tokens {
 			s.ok(s.AddToken(ctx, t, nil))

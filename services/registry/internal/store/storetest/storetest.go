@@ -238,11 +238,24 @@ func (s *suite) fired(change ...func(*job.Job)) (*job.Job, *job.Execution) {
 	return s.job(j.ID), e
 }
 
+// job returns the job without its state, which only Job and Jobs tell.
 func (s *suite) job(id string) *job.Job {
 	s.Helper()
 	j, err := s.Job(s.Context(), id)
 	s.ok(err)
+	j.State = ""
 	return j
+}
+
+// jobs returns a page of the list, likewise without the states.
+func (s *suite) jobs(f store.JobFilter) (page []*job.Job, total int) {
+	s.Helper()
+	page, total, err := s.Jobs(s.Context(), f)
+	s.ok(err)
+	for _, j := range page {
+		j.State = ""
+	}
+	return page, total
 }
 
 func (s *suite) execution(id string) *job.Execution {

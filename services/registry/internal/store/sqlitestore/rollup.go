@@ -1,0 +1,246 @@
+package sqlitestore
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"zombiezen.com/go/sqlite"
+
+	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
+)
+
+// The table ended is a queue: each transaction appends the ends that it writes,
+// and RollUp adds up some of them and removes them, in one transaction. So each
+// is counted once, whatever happens in between.
+
+const (
+	// maxRollUp is how many ends one RollUp takes: other writes wait meanwhile,
+	// for some milliseconds.
+	maxRollUp = 1000
+	// step is the length of a bucket, in milliseconds.
+	step = int64(store.RollUpStep / time.Millisecond)
+	// allJobs stands in the place of a job's key for all but the system's.
+	allJobs = int64(0)
+	// endStatuses is how many statuses a record can end with.
+	endStatuses = unknown - success + 1
+	endColumns  = `success, failed, timed_out, cancelled, skipped, unknown`
+	// stateDepth is how many of a job's latest records are looked at when it is
+	// found out that one of them ended in another way.
+	stateDepth = 100
+)
+
+// end is how a record ended, as it is queued.
+type end struct {
+	job, status int64
+	at          int64 // none: it belongs to no time, and is not counted
+	took        int64 // milliseconds from its start; none when it never started
+}
+
+func endOf(key int64, st *state) end {
+	e := end{key, st.status, none, none}
+	if st.status < success {
+		return e
+	}
+	e.at = st.completedAt
+	if st.startedAt != none && e.at != none {
+		e.took = max(e.at-st.startedAt, 0) // two clocks may have told
+	}
+	return e
+}
+
+// noteEnd notes the end of a record.
+func (w *writer) noteEnd(e end) {
+	if e.at != none {
+		w.ended = append(w.ended, e)
+	}
+}
+
+// queueTogether says how many ends one statement can append.
+var queueTogether = [...]int{64, 8, 1}
+
+// flushEnds appends the ends that were noted in this transaction.
+func (w *writer) flushEnds() error {
+	for rest := w.ended; len(rest) > 0; {
+		size := 1
+		for _, size = range queueTogether {
+			if size <= len(rest) {
+				break
+			}
+		}
+		s := w.appends[size]
+		for i, e := range rest[:size] {
+			s.BindInt64(4*i+1, e.job)
+			s.BindInt64(4*i+2, e.status)
+			s.BindInt64(4*i+3, e.at)
+			bindInt(s, 4*i+4, e.took)
+		}
+		if _, err := w.step(s); err != nil {
+			return err
+		}
+		rest = rest[size:]
+	}
+	w.ended = w.ended[:0]
+	return nil
+}
+
+func (w *writer) prepareEnds() error {
+	w.appends = map[int]*sqlite.Stmt{}
+	for _, n := range queueTogether {
+		s, err := w.Prepare(`INSERT INTO ended (job, status, at, took) VALUES ` + strings.Repeat(`, (?, ?, ?, ?)`, n)[2:])
+		if err != nil {
+			return err
+		}
+		w.appends[n] = s
+	}
+	return nil
+}
+
+// endKept returns how the record ended, as it is kept.
+func (w *writer) endKept(p place) (e end, err error) {
+	e = end{p.job, 0, none, none}
+	_, err = w.one(`SELECT status, started_at, completed_at FROM executions WHERE seq = ?`, args{p.seq}, func(r row) {
+		e = endOf(p.job, &state{status: r.int(0), startedAt: r.millis(1), completedAt: r.millis(2)})
+	})
+	return e, err
+}
+
+// corrected notes that a record that had ended as was ends otherwise, or goes on
+// after all.
+func (w *writer) corrected(was, is end) error {
+	if was == is {
+		return nil
+	}
+	if err := w.flushEnds(); err != nil { // which may hold the end that was
+		return err
+	}
+	_, err := w.exec(`INSERT INTO ended (job, status, at, took, was_status, was_at, was_took) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+		args{is.job, is.status, is.at, is.took, was.status, was.at, was.took})
+	return err
+}
+
+// RollUp implements [store.Insight].
+func (s *Store) RollUp(ctx context.Context, _ time.Time) (more bool, err error) {
+	var any bool
+	if err := s.read(ctx, func(d *data) error {
+		any, err = d.one(`SELECT 1 FROM ended`, nil, func(row) {})
+		return err
+	}); err != nil || !any {
+		return false, err
+	}
+	err = s.writeWhen(ctx, false, func(w *writer) error {
+		n, err := w.rollUp()
+		more = n == maxRollUp
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	return more, nil
+}
+
+// sumKey is what is counted together.
+type sumKey struct{ bucket, job int64 }
+
+// sum is what a step of RollUp adds to a roll-up.
+type sum struct {
+	counts                [endStatuses]int64
+	timed, total, longest int64
+}
+
+// sums are what a step of RollUp has added up.
+type sums map[sumKey]*sum
+
+func (s sums) add(key int64, e end, n int64) {
+	if e.at == none {
+		return
+	}
+	k := sumKey{e.at - ((e.at%step)+step)%step, key}
+	u := s[k]
+	if u == nil {
+		u = &sum{}
+		s[k] = u
+	}
+	u.counts[e.status-success] += n
+	if e.took != none {
+		u.timed += n
+		u.total += n * e.took
+		if n > 0 {
+			u.longest = max(u.longest, e.took)
+		}
+	}
+}
+
+// rollUp adds up the first of the queued ends, and returns how many.
+func (w *writer) rollUp() (n int, err error) {
+	found := sums{}
+	latest := map[int64]end{}     // of each job, those that tell its state
+	corrected := map[int64]bool{} // jobs that need a closer look
+	last := int64(0)
+	err = w.each(`SELECT seq, job, status, at, took, was_status, was_at, was_took FROM ended ORDER BY seq LIMIT ? + 0`, args{maxRollUp}, func(r row) error {
+		n++
+		last = r.int(0)
+		is, was := end{r.int(1), r.int(2), r.millis(3), r.millis(4)}, end{r.int(1), r.int(5), r.millis(6), r.millis(7)}
+		id, err := w.jobID(is.job)
+		if err != nil {
+			return err
+		}
+		found.add(is.job, is, 1)
+		found.add(is.job, was, -1)
+		if !job.System(id) {
+			found.add(allJobs, is, 1)
+			found.add(allJobs, was, -1)
+		}
+		if was.at != none {
+			corrected[is.job] = true
+		}
+		if _, tells := job.StateAfter(statuses[is.status]); tells && is.at != none {
+			if l, ok := latest[is.job]; !ok || l.at <= is.at {
+				latest[is.job] = is
+			}
+		}
+		return nil
+	})
+	if n == 0 || err != nil {
+		return 0, err
+	}
+	if err := w.addSums(found); err != nil {
+		return 0, err
+	}
+	for _, key := range slices.Sorted(maps.Keys(latest)) {
+		e := latest[key]
+		if _, err := w.exec(`UPDATE job_state SET last_end_at = ?1, last_end = ?2 WHERE job = ?3 AND (last_end_at IS NULL OR last_end_at <= ?1)`,
+			args{e.at, e.status, key}); err != nil {
+			return 0, err
+		}
+	}
+	for key := range corrected {
+		if _, err := w.exec(`UPDATE job_state SET (last_end_at, last_end) = (SELECT completed_at, status FROM
+			(SELECT completed_at, status FROM executions WHERE job = ?1 + 0 ORDER BY at DESC, cause DESC LIMIT ?2 + 0)
+			WHERE status IN (3, 4, 5, 8) ORDER BY completed_at DESC LIMIT 1) WHERE job = ?1`, args{key, stateDepth}); err != nil {
+			return 0, err
+		}
+	}
+	_, err = w.exec(`DELETE FROM ended WHERE seq <= ?`, args{last})
+	return n, err
+}
+
+// addSums writes in the order of the table.
+func (w *writer) addSums(found sums) error {
+	for _, k := range slices.SortedFunc(maps.Keys(found), func(a, b sumKey) int { return cmp.Or(cmp.Compare(a.bucket, b.bucket), cmp.Compare(a.job, b.job)) }) {
+		u := found[k]
+		if _, err := w.exec(`INSERT INTO rollups (bucket, job, `+endColumns+`, timed, total, longest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT DO UPDATE SET success = success + excluded.success, failed = failed + excluded.failed, timed_out = timed_out + excluded.timed_out,
+			cancelled = cancelled + excluded.cancelled, skipped = skipped + excluded.skipped, unknown = unknown + excluded.unknown,
+			timed = timed + excluded.timed, total = total + excluded.total,
+			longest = CASE timed + excluded.timed WHEN 0 THEN 0 ELSE max(longest, excluded.longest) END`,
+			args{k.bucket, k.job, u.counts[0], u.counts[1], u.counts[2], u.counts[3], u.counts[4], u.counts[5], u.timed, u.total, u.longest}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
