@@ -171,6 +171,8 @@ func runCommand() *cobra.Command {
 	setting(flags.StringVar, &config.Store, "store", "ALMANAC_STORE", system.SQLite, "where the registries keep their data: "+system.SQLite+" or "+system.MongoDB)
 	setting(flags.StringVar, &replicas, "replicas", "ALMANAC_REPLICAS", "1", "how many registries; more than one need the store "+system.MongoDB)
 	setting(flags.StringVar, &executors, "executors", "ALMANAC_EXECUTORS", "2", "how many executors")
+	unlimited, _ := strconv.ParseBool(os.Getenv("ALMANAC_UNLIMITED")) // anything else is no
+	flags.BoolVar(&config.Unlimited, "unlimited", unlimited, "lift the limits on jobs, manual runs an hour and lines of a log (ALMANAC_UNLIMITED)")
 	return run
 }
 

@@ -31,6 +31,9 @@ type Config struct {
 	Replicas int
 	// Executors is how many executors are started.
 	Executors int
+	// Unlimited lifts the limits on jobs, manual runs and lines of a log, for tests
+	// and for trying out what is large.
+	Unlimited bool
 }
 
 // Run starts the local system, tells out what a person needs to know, keeps it
@@ -53,10 +56,16 @@ func Run(ctx context.Context, config Config, out io.Writer) (err error) {
 	tell.say("Starting ...")
 	changed := make(chan struct{}, 1)
 	logs := filepath.Join(config.Dir, "logs")
+	var registry, executor map[string]any
+	if config.Unlimited {
+		registry = map[string]any{"max_jobs": 0, "manual_runs_per_hour": 0}
+		executor = map[string]any{"log_lines": 1_000_000, "log_kb": 100 << 10}
+	}
 	s, err := system.Start(ctx, system.Config{
 		Bin: config.Bin, Dir: config.Dir, HTTPAddr: config.HTTPAddr, GRPCAddr: config.GRPCAddr,
 		Store: config.Store, MongoDBURI: config.MongoDBURI, Replicas: config.Replicas,
 		Executors: config.Executors, Standin: true, Mail: true, Webhooks: true, Bucket: true,
+		Registry: registry, Executor: executor,
 		Event: func(e supervise.Event) {
 			if e.Ended && !e.Wanted {
 				tell.died(e, filepath.Join(logs, e.Name+".log"))

@@ -2,19 +2,20 @@ package builtin
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/almanac-scheduler/almanac/pkg/template"
 )
 
-// testScheduler shows that jobs run: it logs a message, takes the time it is
-// told to, and fails when it is told to.
+// testScheduler shows that jobs run: it logs a message, and as many more lines as
+// it is told to, takes the time it is told to, and fails when it is told to.
 type testScheduler struct{}
 
 func (testScheduler) Descriptor() template.Descriptor {
 	return template.Descriptor{
 		Type:              "test_scheduler",
-		Version:           1,
+		Version:           2,
 		Name:              "Test Scheduler",
 		Description:       "Log a message to show that the scheduler works; touches no data",
 		Category:          "diagnostics",
@@ -29,6 +30,7 @@ func (testScheduler) Descriptor() template.Descriptor {
 const (
 	defaultMessage = "The scheduler works"
 	maxDuration    = 24 * time.Hour
+	maxLogLines    = 1_000_000
 )
 
 func (testScheduler) Schema() map[string]any {
@@ -48,6 +50,13 @@ func (testScheduler) Schema() map[string]any {
 				"description": "How long the run takes, in seconds",
 				"minimum":     0,
 				"maximum":     maxDuration.Seconds(),
+				"default":     0,
+			},
+			"log_lines": map[string]any{
+				"type":        "integer",
+				"description": "How many lines to log besides, to try out long logs; executors keep as many as they are set to",
+				"minimum":     0,
+				"maximum":     maxLogLines,
 				"default":     0,
 			},
 			"fail": map[string]any{
@@ -88,6 +97,14 @@ func (testScheduler) Execute(ctx context.Context, run *template.Run) (template.R
 		message = defaultMessage
 	}
 	run.Report.Log("INFO", message)
+	lines, _ := run.Params["log_lines"].(float64)
+	for i := range int(lines) {
+		if i%1000 == 0 && ctx.Err() != nil {
+			return nil, template.AsError(ctx.Err())
+		}
+		// Each level has its share, so that filters have something to filter.
+		run.Report.Log([...]string{"DEBUG", "INFO", "INFO", "INFO", "WARN", "INFO", "INFO", "INFO", "INFO", "ERROR"}[i%10], fmt.Sprintf("Line %d of %d", i+1, int(lines)))
+	}
 	seconds, _ := run.Params["duration_seconds"].(float64)
 	for done, total := time.Duration(0), time.Duration(seconds*float64(time.Second)); done < total; {
 		step := min(time.Second, total-done)
