@@ -23,6 +23,11 @@ export class ApiError extends Error {
 
 type Detail = { '@type'?: string; reason?: string; fieldViolations?: Violation[]; field_violations?: Violation[] }
 
+/** What an error says about one field, for showing beside it. */
+export function violationOf(error: unknown, field: string): string | undefined {
+  return error instanceof ApiError ? error.violations.find((v) => v.field === field)?.description : undefined
+}
+
 /** The error that an answer stands for. */
 export async function errorOf(response: Response): Promise<ApiError> {
   let message = `The registry answered with status ${response.status}.`

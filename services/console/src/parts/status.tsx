@@ -20,7 +20,8 @@ import type { JobState, RunSummary, Status } from '../api/types'
 import { absolute, duration } from './time'
 import classes from './status.module.css'
 
-type Look = { word: string; color: string; icon: ComponentType<IconProps> }
+/** A word with its colour and sign. The colours: gray, green, red, orange, yellow, blue, grape. */
+export type Look = { word: string; color: string; icon: ComponentType<IconProps> }
 
 export const statusLooks: Record<Status, Look> = {
   pending: { word: 'Waiting', color: 'gray', icon: IconClock },
@@ -37,7 +38,8 @@ export const statusLooks: Record<Status, Look> = {
 /** Whether no attempt will follow. */
 export const ended = (status: Status) => !['pending', 'running', 'retrying'].includes(status)
 
-function LookBadge({ look, size }: { look: Look; size?: string }) {
+/** A badge that can be read in light and dark. */
+export function LookBadge({ look, size }: { look: Look; size?: string }) {
   const Icon = look.icon
   return (
     <Badge className={classes.badge} data-color={look.color} variant="light" radius="sm" size={size ?? 'md'} tt="none" leftSection={<Icon size={14} stroke={2.2} aria-hidden />}>
