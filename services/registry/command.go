@@ -103,7 +103,8 @@ func userCommand() *cobra.Command {
 				return err
 			}
 			err = withGuard(cmd.Context(), cfg, func(g *access.Guard) error {
-				return g.AddUser(cmd.Context(), args[0], access.Role(role), password, "command line ("+operator()+")", "local")
+				_, err := g.AddUser(cmd.Context(), args[0], access.Role(role), password, operator(), "local")
+				return err
 			})
 			if err != nil {
 				return err
@@ -143,11 +144,11 @@ func tokenCommand() *cobra.Command {
 				expires = expiry(lifetime)
 			}
 			return withGuard(cmd.Context(), cfg, func(g *access.Guard) error {
-				token, err := g.IssueToken(cmd.Context(), name, purpose, expires)
+				_, secret, err := g.CreateToken(cmd.Context(), name, purpose, expires, operator(), "local")
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), token)
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), secret)
 				return err
 			})
 		},
@@ -215,7 +216,7 @@ func readPassword(in io.Reader, prompt io.Writer) (string, error) {
 // operator names the person at the machine, for the audit log.
 func operator() string {
 	if u, err := user.Current(); err == nil {
-		return u.Username
+		return "command line (" + u.Username + ")"
 	}
-	return "unknown"
+	return "command line"
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/almanac-scheduler/almanac/pkg/telemetry"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/access"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/api"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/console"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/dispatch"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/move"
@@ -84,9 +85,11 @@ func runOn(ctx context.Context, cfg Config, s store.Store, executorToken string,
 		},
 		SessionTTL: cfg.SessionTTL, Replica: replica(cfg, s), Now: time.Now, Log: log.Named("dispatch"),
 	})
+	version, _ := build()
 	server, err := api.New(api.Config{
 		Store: s, Dispatcher: dispatcher, Templates: catalogue, Guard: guard, Name: cfg.Name, SessionTTL: cfg.SessionTTL,
 		MaxJobs: cfg.MaxJobs, ManualRunsPerHour: cfg.ManualRunsPerHour, TLS: cfg.tls(), Now: time.Now, Log: log.Named("api"),
+		PublicURL: cfg.PublicURL, Version: version, Console: console.Files(), Every: ticker,
 		OpenStream: func(ctx context.Context, h dispatch.Hello) (api.LeaseStream, error) {
 			stream, err := dispatcher.Open(ctx, h)
 			if err != nil {
@@ -219,6 +222,12 @@ func announce(ctx context.Context, cfg Config, at Addresses, dispatcher *dispatc
 		cfg.Ready(at)
 	}
 	return nil
+}
+
+// ticker is time's.
+func ticker(interval time.Duration) (ticks <-chan time.Time, stop func()) {
+	t := time.NewTicker(interval)
+	return t.C, t.Stop
 }
 
 // every calls f now and then until ctx ends.

@@ -1,9 +1,12 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,14 +18,18 @@ import (
 
 const lease = "/almanac.v1.LeaseService/Lease"
 
-// memory is a store of users and tokens. fail, when set, is every answer.
+// memory is a store of users and tokens. fail, when set, is every answer to a
+// question and to what adds; failWrite that to what changes. reading is called
+// between a look at a token and its answer.
 type memory struct {
-	mu     sync.Mutex
-	users  map[string]store.User
-	tokens map[string]store.Token
-	audits []store.Audit
-	reads  int
-	fail   error
+	mu        sync.Mutex
+	users     map[string]store.User
+	tokens    map[string]store.Token
+	audits    []store.Audit
+	reads     int
+	reading   func()
+	fail      error
+	failWrite error
 }
 
 func (m *memory) AddUser(_ context.Context, u store.User, a *store.Audit) error {
@@ -32,8 +39,20 @@ func (m *memory) AddUser(_ context.Context, u store.User, a *store.Audit) error 
 		return job.ErrUserExists
 	}
 	m.users[u.Name] = u
-	m.audits = append(m.audits, *a)
+	m.record(a)
 	return m.fail
+}
+
+func (m *memory) record(a *store.Audit) {
+	if a != nil {
+		m.audits = append(m.audits, *a)
+	}
+}
+
+func (m *memory) Users(context.Context) ([]store.User, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.SortedFunc(maps.Values(m.users), func(a, b store.User) int { return strings.Compare(a.Name, b.Name) }), m.fail
 }
 
 func (m *memory) UserByName(_ context.Context, name string) (store.User, error) {
@@ -46,22 +65,80 @@ func (m *memory) UserByName(_ context.Context, name string) (store.User, error) 
 	return u, m.fail
 }
 
-func (m *memory) AddToken(_ context.Context, t store.Token, _ *store.Audit) error {
+func (m *memory) ChangeUser(_ context.Context, c store.ChangeUser) (store.User, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	u, ok := m.users[c.Name]
+	if !ok {
+		return u, job.ErrNotFound
+	}
+	if c.Role != nil {
+		u.Role = *c.Role
+	}
+	if c.PasswordHash != nil {
+		u.PasswordHash = *c.PasswordHash
+	}
+	m.users[c.Name] = u
+	m.record(c.Audit)
+	return u, m.failWrite
+}
+
+func (m *memory) RemoveUser(_ context.Context, name string, a *store.Audit) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.users, name)
+	maps.DeleteFunc(m.tokens, func(_ string, t store.Token) bool { return t.User == name })
+	m.record(a)
+	return m.failWrite
+}
+
+func (m *memory) AddToken(_ context.Context, t store.Token, a *store.Audit) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.tokens[t.Hash] = t
-	return m.fail
+	m.record(a)
+	return cmp.Or(m.fail, m.failWrite)
+}
+
+func (m *memory) Tokens(_ context.Context, user string) ([]store.Token, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []store.Token
+	for _, t := range m.tokens {
+		if t.User == user {
+			out = append(out, t)
+		}
+	}
+	slices.SortFunc(out, func(a, b store.Token) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), strings.Compare(a.Hash, b.Hash))
+	})
+	return out, m.fail
+}
+
+func (m *memory) DeleteTokens(_ context.Context, user string, hashes []string, a *store.Audit) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.tokens, func(hash string, t store.Token) bool { return t.User == user && slices.Contains(hashes, hash) })
+	m.record(a)
+	return m.failWrite
 }
 
 func (m *memory) TokenOwner(_ context.Context, hash string) (store.Token, store.User, error) {
 	m.mu.Lock()
+	reading := m.reading
 	defer m.mu.Unlock()
 	m.reads++
 	t, ok := m.tokens[hash]
+	u := m.users[t.User]
 	if m.fail == nil && !ok {
 		return t, store.User{}, job.ErrNotFound
 	}
-	return t, m.users[t.User], m.fail
+	if reading != nil {
+		m.mu.Unlock()
+		reading()
+		m.mu.Lock()
+	}
+	return t, u, m.fail
 }
 
 type clock struct {
@@ -94,7 +171,7 @@ func newGuard(t *testing.T) (*Guard, *memory, *clock) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := g.AddUser(t.Context(), "ada", SuperAdmin, password, "root", "local"); err != nil {
+	if _, err := g.AddUser(t.Context(), "ada", SuperAdmin, password, "root", "local"); err != nil {
 		t.Fatal(err)
 	}
 	return g, m, c
@@ -123,7 +200,7 @@ func TestAddUserKeepsNoPassword(t *testing.T) {
 		{"bob", Admin, "short", "password"},
 		{"bob", Admin, strings.Repeat("x", mostPassword+1), "password"},
 	} {
-		if err := g.AddUser(t.Context(), c.name, c.role, c.password, "root", "local"); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := g.AddUser(t.Context(), c.name, c.role, c.password, "root", "local"); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("AddUser(%q, %q): %v, want one about the %s", c.name, c.role, err, c.want)
 		}
 	}
@@ -132,7 +209,7 @@ func TestAddUserKeepsNoPassword(t *testing.T) {
 func TestTokens(t *testing.T) {
 	g, m, c := newGuard(t)
 	ctx := t.Context()
-	token, err := g.IssueToken(ctx, "ada", "test", c.Now().Add(time.Hour))
+	_, token, err := g.CreateToken(ctx, "ada", "test", c.Now().Add(time.Hour), "ada", "10.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +250,7 @@ func TestTokens(t *testing.T) {
 	if _, err := g.Check(ctx, method, "Bearer "+token); !errors.Is(err, ErrBadToken) {
 		t.Errorf("expired: %v", err)
 	}
-	if _, err := g.IssueToken(ctx, "nobody", "test", time.Time{}); !errors.Is(err, job.ErrNotFound) {
+	if _, _, err := g.CreateToken(ctx, "nobody", "test", time.Time{}, "x", "y"); !errors.Is(err, job.ErrNotFound) {
 		t.Errorf("a token for nobody: %v", err)
 	}
 }
@@ -181,7 +258,7 @@ func TestTokens(t *testing.T) {
 // A token that expires while it is remembered is refused at that moment.
 func TestCacheEndsWithTheToken(t *testing.T) {
 	g, _, c := newGuard(t)
-	token, err := g.IssueToken(t.Context(), "ada", "test", c.Now().Add(time.Second))
+	_, token, err := g.CreateToken(t.Context(), "ada", "test", c.Now().Add(time.Second), "ada", "10.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,10 +281,10 @@ func TestUnavailableStoreIsNotABadToken(t *testing.T) {
 	if _, err := g.LogIn(t.Context(), "ada", password, "10.0.0.1"); !errors.Is(err, job.ErrUnavailable) {
 		t.Errorf("LogIn: %v", err)
 	}
-	if _, err := g.IssueToken(t.Context(), "ada", "test", time.Time{}); !errors.Is(err, job.ErrUnavailable) {
-		t.Errorf("IssueToken: %v", err)
+	if _, _, err := g.CreateToken(t.Context(), "ada", "test", time.Time{}, "x", "y"); !errors.Is(err, job.ErrUnavailable) {
+		t.Errorf("CreateToken: %v", err)
 	}
-	if err := g.AddUser(t.Context(), "bob", User, password, "", ""); !errors.Is(err, job.ErrUnavailable) {
+	if _, err := g.AddUser(t.Context(), "bob", User, password, "", ""); !errors.Is(err, job.ErrUnavailable) {
 		t.Errorf("AddUser: %v", err)
 	}
 }
@@ -217,7 +294,7 @@ func TestCacheIsBounded(t *testing.T) {
 	for i := range cacheMost {
 		g.cache[fmt.Sprint(i)] = cached{until: c.Now().Add(time.Hour)}
 	}
-	token, err := g.IssueToken(t.Context(), "ada", "test", time.Time{})
+	_, token, err := g.CreateToken(t.Context(), "ada", "test", time.Time{}, "ada", "10.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +322,7 @@ func TestExecutorsAndUsersAreApart(t *testing.T) {
 			t.Errorf("an executor at %s: %v", method, err)
 		}
 	}
-	token, err := g.IssueToken(ctx, "ada", "test", time.Time{})
+	_, token, err := g.CreateToken(ctx, "ada", "test", time.Time{}, "ada", "10.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,19 +343,34 @@ func TestExecutorsAndUsersAreApart(t *testing.T) {
 
 func TestAuthorize(t *testing.T) {
 	// What each role may call; the rest is denied.
-	public := []string{"/grpc.health.v1.Health/Check", "/almanac.v1.AuthService/LogIn"}
-	user := append([]string{"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"}, public...)
+	public := []string{
+		"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List",
+		"/almanac.v1.AuthService/LogIn", "/almanac.v1.AuthService/StartSession",
+	}
+	user := append([]string{
+		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+		"/almanac.v1.AuthService/GetSession", "/almanac.v1.AuthService/EndSession", "/almanac.v1.AuthService/ChangePassword",
+		"/almanac.v1.AuthService/ListTokens", "/almanac.v1.AuthService/CreateToken", "/almanac.v1.AuthService/RevokeToken",
+	}, public...)
 	admin := append([]string{
 		"/almanac.v1.JobService/ListJobs", "/almanac.v1.JobService/GetJob", "/almanac.v1.JobService/RunJob", "/almanac.v1.JobService/PreviewSchedule",
 		"/almanac.v1.TemplateService/ListTemplates", "/almanac.v1.TemplateService/GetTemplate", "/almanac.v1.ExecutionService/ListExecutions",
 		"/almanac.v1.ExecutionService/GetExecution", "/almanac.v1.ExecutionService/ListLogs", "/almanac.v1.ExecutionService/CancelExecution",
+		"/almanac.v1.ExecutionService/ListActivity", "/almanac.v1.ExecutionService/WatchExecution",
 		"/almanac.v1.WorkerService/ListWorkers", "/almanac.v1.WorkerService/ListRegistries",
+		"/almanac.v1.StatisticsService/GetOverview", "/almanac.v1.StatisticsService/GetStatistics", "/almanac.v1.StatisticsService/ListUpcoming",
 	}, user...)
 	superAdmin := append([]string{
-		"/almanac.v1.JobService/CreateJob", "/almanac.v1.JobService/UpdateJob", "/almanac.v1.JobService/DeleteJob",
+		"/almanac.v1.JobService/CreateJob", "/almanac.v1.JobService/UpdateJob", "/almanac.v1.JobService/DeleteJob", "/almanac.v1.JobService/TryJob",
 		"/almanac.v1.ExecutionService/ResolveExecution", "/almanac.v1.AuditService/ListAudit",
 		"/almanac.v1.WorkerService/DrainWorker", "/almanac.v1.WorkerService/ResumeWorker",
+		"/almanac.v1.UserService/ListUsers", "/almanac.v1.UserService/AddUser", "/almanac.v1.UserService/UpdateUser", "/almanac.v1.UserService/RemoveUser",
 	}, admin...)
+	for method := range rules {
+		if method != lease && !slices.Contains(superAdmin, method) {
+			t.Errorf("%s has a rule and is not in this table", method)
+		}
+	}
 	for _, c := range []struct {
 		role Role
 		may  []string

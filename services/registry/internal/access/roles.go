@@ -3,6 +3,8 @@ package access
 import (
 	"slices"
 	"strings"
+
+	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
 )
 
 // Role is what a user may do, in the word used on the wire.
@@ -22,7 +24,8 @@ var Roles = []Role{SuperAdmin, Admin, User}
 type Identity struct {
 	User     string
 	Role     Role
-	Executor bool // an executor: no user, and of use for leasing only
+	Token    store.Token // that the request came with; an executor's is not one
+	Executor bool        // an executor: no user, and of use for leasing only
 }
 
 // need is the least that a method asks for.

@@ -45,13 +45,18 @@ var (
 	kindNoToken     = kind{codes.Unauthenticated, http.StatusUnauthorized, "TOKEN_MISSING"}
 	kindBadToken    = kind{codes.Unauthenticated, http.StatusUnauthorized, "TOKEN_INVALID"}
 	kindBadLogin    = kind{codes.Unauthenticated, http.StatusUnauthorized, "LOGIN_FAILED"}
+	kindPassword    = kind{codes.InvalidArgument, http.StatusBadRequest, "WRONG_PASSWORD"}
 	kindDenied      = kind{codes.PermissionDenied, http.StatusForbidden, "FORBIDDEN"}
+	kindCrossSite   = kind{codes.PermissionDenied, http.StatusForbidden, "CROSS_SITE"}
 	kindNotFound    = kind{codes.NotFound, http.StatusNotFound, "NOT_FOUND"}
 	kindNameTaken   = kind{codes.AlreadyExists, http.StatusConflict, "NAME_TAKEN"}
+	kindUserTaken   = kind{codes.AlreadyExists, http.StatusConflict, "USER_EXISTS"}
 	kindKeyReused   = kind{codes.AlreadyExists, http.StatusConflict, "IDEMPOTENCY_KEY_REUSED"}
 	kindVersion     = kind{codes.FailedPrecondition, http.StatusPreconditionFailed, "VERSION_MISMATCH"}
 	kindOverlap     = kind{codes.FailedPrecondition, http.StatusConflict, "EXECUTION_IN_PROGRESS"}
 	kindEnded       = kind{codes.FailedPrecondition, http.StatusConflict, "EXECUTION_ENDED"}
+	kindOwnAccount  = kind{codes.FailedPrecondition, http.StatusConflict, "OWN_ACCOUNT"}
+	kindLastAdmin   = kind{codes.FailedPrecondition, http.StatusConflict, "LAST_ADMIN"}
 	kindConflict    = kind{codes.Aborted, http.StatusConflict, "CHANGED_CONCURRENTLY"}
 	kindSession     = kind{codes.FailedPrecondition, http.StatusConflict, "SESSION_ENDED"}
 	kindLimit       = kind{codes.ResourceExhausted, http.StatusTooManyRequests, "LIMIT_REACHED"}
@@ -71,8 +76,12 @@ var sentinels = []struct {
 	{access.ErrNoToken, kindNoToken},
 	{access.ErrBadToken, kindBadToken},
 	{access.ErrBadLogin, kindBadLogin},
+	{access.ErrWrongPassword, kindPassword},
+	{access.ErrOwnAccount, kindOwnAccount},
 	{job.ErrNotFound, kindNotFound},
 	{job.ErrNameTaken, kindNameTaken},
+	{job.ErrUserExists, kindUserTaken},
+	{job.ErrLastAdmin, kindLastAdmin},
 	{job.ErrKeyReused, kindKeyReused},
 	{job.ErrVersion, kindVersion},
 	{job.ErrConflict, kindConflict},
@@ -90,8 +99,8 @@ var httpStatus = func() map[string]int {
 	byReason := map[string]int{}
 	for _, k := range []kind{
 		kindInvalid, kindMalformed, kindTooLarge, kindContentType, kindNoRoute, kindNoMethod, kindNoToken, kindBadToken, kindBadLogin,
-		kindDenied, kindNotFound, kindNameTaken, kindKeyReused, kindVersion, kindOverlap, kindEnded, kindConflict, kindSession, kindLimit,
-		kindSlowDown, kindUnavailable, kindCanceled, kindDeadline, kindInternal,
+		kindPassword, kindDenied, kindCrossSite, kindNotFound, kindNameTaken, kindUserTaken, kindKeyReused, kindVersion, kindOverlap, kindEnded, kindOwnAccount, kindLastAdmin,
+		kindConflict, kindSession, kindLimit, kindSlowDown, kindUnavailable, kindCanceled, kindDeadline, kindInternal,
 	} {
 		byReason[k.reason] = k.http
 	}
@@ -183,6 +192,7 @@ func explain(err error, now time.Time) *problem {
 		slow   *access.SlowDownError
 		slot   *job.SlotHeldError
 		limit  *job.LimitError
+		field  *access.FieldError
 		broken *protovalidate.ValidationError
 	)
 	switch {
@@ -198,6 +208,8 @@ func explain(err error, now time.Time) *problem {
 		return p
 	case errors.As(err, &limit):
 		return overLimit(limit, now)
+	case errors.As(err, &field):
+		return invalid(kindInvalid, violations{{field.Field, field.Message}})
 	case errors.As(err, &broken):
 		return invalid(kindInvalid, fromRules(broken))
 	}
@@ -214,6 +226,12 @@ func explain(err error, now time.Time) *problem {
 			return retry(p, retrySoon)
 		case kindNameTaken:
 			p.fields = violations{{"name", "is taken by another job: choose a different one"}}
+		case kindUserTaken:
+			p.fields = violations{{"username", "is taken by another user: choose a different one"}}
+		case kindPassword:
+			p.fields = violations{{"current_password", "is wrong: type the password that you log in with"}}
+		case kindLastAdmin:
+			p.message += ": make somebody else one first"
 		case kindVersion:
 			p.message += ": read it again and repeat your change on the version you see"
 		}

@@ -58,20 +58,6 @@ func templateMessage(e *templates.Entry) (*almanacv1.Template, error) {
 	}, nil
 }
 
-type authService struct {
-	almanacv1.UnimplementedAuthServiceServer
-	*rooms
-}
-
-// LogIn implements the RPC of that name.
-func (s *authService) LogIn(ctx context.Context, req *almanacv1.LogInRequest) (*almanacv1.LogInResponse, error) {
-	in, err := s.Guard.LogIn(ctx, req.Username, req.Password, callerOf(ctx).address)
-	if err != nil {
-		return nil, err
-	}
-	return &almanacv1.LogInResponse{Token: in.Token, ExpiresAt: timestamp(in.ExpiresAt), Username: in.User, Role: string(in.Role)}, nil
-}
-
 type auditService struct {
 	almanacv1.UnimplementedAuditServiceServer
 	*rooms

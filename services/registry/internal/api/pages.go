@@ -8,29 +8,6 @@ import (
 	"github.com/almanac-scheduler/almanac/proto"
 )
 
-const home = `<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Almanac</title>
-<style>body{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:3rem auto;padding:0 1rem}</style>
-<h1>Almanac</h1>
-<p>A registry of scheduled jobs. This one has no console yet; it is used through its API.</p>
-<ul>
-<li>REST: <code>/api/admin/scheduler-jobs</code>, <code>/api/admin/job-templates</code>, <code>/api/admin/job-executions</code>,
-<code>/api/admin/workers</code>.
-Send <code>Authorization: Bearer &lt;token&gt;</code>; <code>POST /api/auth/login</code> exchanges a password for a token.</li>
-<li>The API's document: <a href="/openapi.json">/openapi.json</a> (OpenAPI 2.0).</li>
-<li>gRPC, with reflection, on a port of its own.</li>
-<li>Health: <a href="/healthz">/healthz</a>, <a href="/readyz">/readyz</a>.</li>
-</ul>
-</html>
-`
-
-func serveHome(w http.ResponseWriter, r *http.Request) {
-	serveText("text/html; charset=utf-8", []byte(home))(w, r)
-}
-
 func serveText(contentType string, text []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", contentType)
@@ -78,6 +55,7 @@ func openAPI() ([]byte, error) {
 	doc["securityDefinitions"] = map[string]any{
 		"bearer": map[string]any{"type": "apiKey", "in": "header", "name": "Authorization", "description": "Bearer <token>; POST /api/auth/login gives one."},
 	}
+	// A browser's cookie does as well; OpenAPI 2.0 has no words for it.
 	doc["security"] = []any{map[string]any{"bearer": []any{}}}
 	if tags, ok := doc["tags"].([]any); ok {
 		var kept []any
@@ -111,6 +89,9 @@ func openAPI() ([]byte, error) {
 var lower = map[string]string{http.MethodGet: "get", http.MethodPost: "post", http.MethodPut: "put", http.MethodDelete: "delete"}
 
 func completeOperation(r route, operation map[string]any) {
+	if r.stream {
+		operation["produces"] = []string{contentTypeLines, "application/json"}
+	}
 	parameters, _ := operation["parameters"].([]any)
 	var kept []any
 	for _, p := range parameters {
@@ -135,8 +116,10 @@ func completeOperation(r route, operation map[string]any) {
 		}
 	}
 	switch r.rpc {
-	case "/almanac.v1.AuthService/LogIn":
+	case "/almanac.v1.AuthService/LogIn", "/almanac.v1.AuthService/StartSession":
 		operation["security"] = []any{}
+	case "/almanac.v1.AuthService/CreateToken", "/almanac.v1.UserService/AddUser":
+		success("201")
 	case "/almanac.v1.JobService/CreateJob":
 		header("Idempotency-Key", "Repeating a request with the same key returns the first one's answer.")
 		success("201")

@@ -31,6 +31,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	almanacv1 "github.com/almanac-scheduler/almanac/proto/gen/almanac/v1"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/console"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 )
 
@@ -42,6 +43,7 @@ type route struct {
 	query      map[string]protoreflect.FieldDescriptor
 	body       protoreflect.MessageType // nil when there is none
 	masked     bool                     // the request has an update_mask, made from the body's keys
+	stream     bool                     // the answer is a line of JSON for each message
 }
 
 var variable = regexp.MustCompile(`\{(\w+)\}`)
@@ -69,7 +71,7 @@ func routes() ([]route, error) {
 }
 
 func routeOf(m protoreflect.MethodDescriptor) (route, error) {
-	r := route{rpc: fmt.Sprintf("/%s/%s", m.Parent().FullName(), m.Name())}
+	r := route{rpc: fmt.Sprintf("/%s/%s", m.Parent().FullName(), m.Name()), stream: m.IsStreamingServer()}
 	rule, _ := proto.GetExtension(m.Options(), annotations.E_Http).(*annotations.HttpRule)
 	switch p := rule.GetPattern().(type) {
 	case *annotations.HttpRule_Get:
@@ -141,24 +143,21 @@ func (s *Server) newREST(ctx context.Context, inside *grpc.ClientConn) (http.Han
 	}
 
 	mux := http.NewServeMux()
-	handle := func(method, pattern string, h http.HandlerFunc) {
-		mux.HandleFunc(method+" "+pattern, h)
-	}
 	for _, r := range all {
-		handle(r.httpMethod, r.pattern, s.api(r, gateway))
+		mux.HandleFunc(r.httpMethod+" "+r.pattern, s.api(r, gateway))
 	}
-	handle(http.MethodGet, "/healthz", serveText("application/json", []byte(`{"status":"ok"}`+"\n")))
-	handle(http.MethodGet, "/readyz", s.serveReadiness)
-	handle(http.MethodGet, "/openapi.json", serveText("application/json", document))
-	handle(http.MethodGet, "/{$}", serveHome)
+	mux.HandleFunc("GET /healthz", serveText("application/json", []byte(`{"status":"ok"}`+"\n")))
+	mux.HandleFunc("GET /readyz", s.serveReadiness)
+	mux.HandleFunc("GET /openapi.json", serveText("application/json", document))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		if methods := methodsOf(mux, r); len(methods) > 0 {
+		switch methods := allowed(mux, r); {
+		case len(methods) > 0:
 			list := strings.Join(methods, ", ")
 			w.Header().Set("Allow", list)
 			s.refuse(w, fail(kindNoMethod, "%s is not possible here: use %s", shorten(r.Method), list))
-			return
+		case !s.console.Serve(w, r):
+			s.refuse(w, fail(kindNoRoute, "there is nothing at %s; /openapi.json lists what there is", shorten(r.URL.Path)))
 		}
-		s.refuse(w, fail(kindNoRoute, "there is nothing at %s; /openapi.json lists what there is", shorten(r.URL.Path)))
 	})
 
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -183,6 +182,10 @@ func (s *Server) newREST(ctx context.Context, inside *grpc.ClientConn) (http.Han
 		case !utf8.ValidString(r.URL.Path):
 			s.refuse(recorded, invalid(kindMalformed, violations{{"", "the path is not valid UTF-8"}}))
 		case r.URL.Path != path.Clean("/"+r.URL.Path):
+			if console.IsPage(r) { // typed by a person, such as /docs/
+				http.Redirect(recorded, r, (&url.URL{Path: path.Clean("/" + r.URL.Path), RawQuery: r.URL.RawQuery}).String(), http.StatusFound)
+				break
+			}
 			s.refuse(recorded, fail(kindNoRoute, "there is nothing at %s; /openapi.json lists what there is", shorten(r.URL.Path)))
 		default:
 			mux.ServeHTTP(recorded, r)
@@ -203,6 +206,19 @@ func methodsOf(mux *http.ServeMux, r *http.Request) []string {
 		}
 	}
 	return found
+}
+
+// allowed lists the methods that there are routes for at the request's path.
+func allowed(mux *http.ServeMux, r *http.Request) []string {
+	var methods []string
+	for _, method := range []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut} {
+		other := *r
+		other.Method = method
+		if _, pattern := mux.Handler(&other); pattern != "/" {
+			methods = append(methods, method)
+		}
+	}
+	return methods
 }
 
 // recorder remembers what was answered, for the access log.
@@ -226,11 +242,7 @@ func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 // refused here.
 func (s *Server) api(rt route, gateway http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if values := r.Header.Values("Authorization"); len(values) > 1 {
-			s.refuse(w, fail(kindBadToken, "more than one authorization was sent: send one"))
-			return
-		}
-		id, err := s.Guard.Check(r.Context(), rt.rpc, r.Header.Get("Authorization"))
+		id, err := s.identify(rt, w, r)
 		if recorded, ok := w.(*recorder); ok {
 			recorded.user = id.User
 		}
@@ -241,6 +253,10 @@ func (s *Server) api(rt route, gateway http.Handler) http.HandlerFunc {
 		forward, err := s.prepare(rt, w, r)
 		if err != nil {
 			s.refuse(w, err)
+			return
+		}
+		if rt.stream {
+			s.serveStream(w, forward, gateway)
 			return
 		}
 		gateway.ServeHTTP(w, forward)
@@ -336,7 +352,8 @@ func (s *Server) newGateway() *runtime.ServeMux {
 		}),
 		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
 		runtime.WithOutgoingTrailerMatcher(func(string) (string, bool) { return "", false }),
-		runtime.WithForwardResponseOption(decorate),
+		runtime.WithForwardResponseOption(s.decorate),
+		runtime.WithStreamErrorHandler(streamError),
 		runtime.WithErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
 			s.write(w, status.Convert(err))
 		}),
@@ -350,10 +367,21 @@ func (s *Server) newGateway() *runtime.ServeMux {
 }
 
 // decorate adds what REST says in headers and status: 201 and 202, ETag,
-// Location.
-func decorate(_ context.Context, w http.ResponseWriter, m proto.Message) error {
+// Location, the session's cookie.
+func (s *Server) decorate(ctx context.Context, w http.ResponseWriter, m proto.Message) error {
 	tag := func(j *almanacv1.Job) { w.Header().Set("ETag", strconv.Quote(strconv.Itoa(int(j.GetVersion())))) }
 	switch m := m.(type) {
+	case *almanacv1.StartSessionResponse:
+		md, _ := runtime.ServerMetadataFromContext(ctx)
+		token := md.HeaderMD.Get(metaSession)
+		if len(token) != 1 {
+			return errors.New("the session has no token")
+		}
+		http.SetCookie(w, s.cookie(token[0], m.ExpiresAt.AsTime().Sub(s.Now())))
+	case *almanacv1.EndSessionResponse:
+		http.SetCookie(w, s.cookie("", 0))
+	case *almanacv1.CreateTokenResponse, *almanacv1.AddUserResponse:
+		w.WriteHeader(http.StatusCreated)
 	case *almanacv1.CreateJobResponse:
 		tag(m.Job)
 		w.Header().Set("Location", "/api/admin/scheduler-jobs/"+m.GetJob().GetId())

@@ -3,6 +3,8 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -51,7 +53,8 @@ type rig struct {
 	url        string
 	grpcAddr   string
 	tokens     map[access.Role]string
-	stop       func() error // ends Serve and returns what it said
+	stop       func() error   // ends Serve and returns what it said
+	ticks      chan time.Time // of everything that waits for its next look
 
 	mu  sync.Mutex
 	now time.Time
@@ -71,7 +74,7 @@ func (r *rig) advance(d time.Duration) {
 
 func newRig(t *testing.T, change ...func(*Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, now: began, dispatcher: &dispatcher{}, tokens: map[access.Role]string{}}
+	r := &rig{t: t, now: began, ticks: make(chan time.Time), dispatcher: &dispatcher{}, tokens: map[access.Role]string{}}
 	var err error
 	if r.store, err = sqlitestore.Open(t.Context(), t.TempDir(), sqlitestore.Options{Log: zap.NewNop()}); err != nil {
 		t.Fatal(err)
@@ -89,9 +92,7 @@ func newRig(t *testing.T, change ...func(*Config)) *rig {
 		if err := r.store.AddUser(t.Context(), u, &store.Audit{At: began, Action: "user.add", Object: u.Name}); err != nil {
 			t.Fatal(err)
 		}
-		if r.tokens[role], err = r.guard.IssueToken(t.Context(), u.Name, "test", time.Time{}); err != nil {
-			t.Fatal(err)
-		}
+		r.give(role)
 	}
 	r.dispatcher.store = r.store
 	r.templates = templates.New(r.store, zap.NewNop())
@@ -100,7 +101,8 @@ func newRig(t *testing.T, change ...func(*Config)) *rig {
 	}
 	cfg := Config{
 		Store: r.store, Dispatcher: r.dispatcher, Templates: r.templates, Guard: r.guard, Name: "registry-1",
-		SessionTTL: 5 * time.Second, MaxJobs: 100, ManualRunsPerHour: 10, TLS: rpc.TLS{Plaintext: true}, Now: r.Now, Log: zap.NewNop(),
+		SessionTTL: 5 * time.Second, MaxJobs: 100, ManualRunsPerHour: 10, TLS: rpc.TLS{Plaintext: true}, Now: r.Now, Log: zap.NewNop(), Version: "1.2.3",
+		Every:      func(time.Duration) (<-chan time.Time, func()) { return r.ticks, func() {} },
 		OpenStream: func(context.Context, dispatch.Hello) (LeaseStream, error) { return nil, dispatch.ErrStopped },
 	}
 	for _, c := range change {
@@ -122,6 +124,17 @@ func newRig(t *testing.T, change ...func(*Config)) *rig {
 		}
 	})
 	return r
+}
+
+// give gives the user of a role a token that never expires.
+func (r *rig) give(role access.Role) {
+	r.t.Helper()
+	r.tokens[role] = "alm_of_a_" + string(role)
+	sum := sha256.Sum256([]byte(r.tokens[role]))
+	token := store.Token{Hash: hex.EncodeToString(sum[:]), User: "a_" + string(role), Kind: store.TokenPersonal, Name: "test", CreatedAt: began}
+	if err := r.store.AddToken(r.t.Context(), token, nil); err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 func listen(t *testing.T) net.Listener {

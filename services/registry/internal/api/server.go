@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -32,6 +33,7 @@ import (
 	"github.com/almanac-scheduler/almanac/pkg/rpc"
 	almanacv1 "github.com/almanac-scheduler/almanac/proto/gen/almanac/v1"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/access"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/console"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/dispatch"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
@@ -80,8 +82,8 @@ type LeaseStream interface {
 	Close()
 }
 
-// Config is what the server is made of. All fields but the limits and TLS are
-// required.
+// Config is what the server is made of. All fields but the limits, TLS, PublicURL
+// and Console are required.
 type Config struct {
 	Store      Store
 	Dispatcher Dispatcher
@@ -94,13 +96,22 @@ type Config struct {
 	MaxJobs           int           // 0 for no limit
 	ManualRunsPerHour int           // a user; 0 for no limit
 	TLS               rpc.TLS       // of both listeners
+	PublicURL         string        // where people reach the registry; https makes cookies secure
+	Version           string        // of this program
+	Console           fs.FS         // the built console; nil or without an index.html for none
 
 	Now func() time.Time
-	Log *zap.Logger
+	// Every returns a channel that gets a value at that interval, until stop is called.
+	Every func(interval time.Duration) (ticks <-chan time.Time, stop func())
+	Log   *zap.Logger
 }
 
 // rooms is what every handler may use.
-type rooms struct{ Config }
+type rooms struct {
+	Config
+	watches  watches
+	stopping context.Context // ends when the server begins to stop
+}
 
 // Server serves REST and gRPC.
 type Server struct {
@@ -112,9 +123,9 @@ type Server struct {
 	health    *health.Server
 	unwell    string // what UpdateHealth last said
 
-	stopping context.Context // ends when the server begins to stop
-	stop     context.CancelFunc
-	readers  sync.WaitGroup // of lease streams: they outlive their handlers a little
+	console *console.Console
+	stop    context.CancelFunc
+	readers sync.WaitGroup // of lease streams: they outlive their handlers a little
 }
 
 // New returns a server that Serve will run. It fails when TLS files cannot be
@@ -128,7 +139,11 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare the validation of requests: %w", err)
 	}
-	s := &Server{rooms: &rooms{cfg}, validator: validator, health: health.NewServer()}
+	pages, err := console.New(cfg.Console)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{rooms: &rooms{Config: cfg, watches: watches{}}, validator: validator, console: pages, health: health.NewServer()}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.setHealth(healthv1.HealthCheckResponse_NOT_SERVING) // until somebody looks
 
@@ -355,14 +370,30 @@ func (s *Server) stream(trusted bool) grpc.StreamServerInterceptor {
 		if ctx, err = s.admit(ctx, info.FullMethod, trusted); err != nil {
 			return err
 		}
-		return handler(srv, &identified{ServerStream: stream, ctx: ctx})
+		known := &identified{ServerStream: stream, ctx: ctx}
+		if !info.IsClientStream { // one request, checked like any other; frames of a lease are checked there
+			known.validate = s.validator.Validate
+		}
+		return handler(srv, known)
 	}
 }
 
 // identified is a stream whose context knows the caller.
 type identified struct {
 	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // the way grpc hands a context to a stream's handler
+	ctx      context.Context                                                        //nolint:containedctx // the way grpc hands a context to a stream's handler
+	validate func(m proto.Message, options ...protovalidate.ValidationOption) error // nil to check nothing
+}
+
+// RecvMsg receives a message and checks it.
+func (i *identified) RecvMsg(m any) error {
+	if err := i.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	if request, ok := m.(proto.Message); ok && i.validate != nil {
+		return i.validate(request)
+	}
+	return nil
 }
 
 // Context returns the context with the caller.
