@@ -15,13 +15,15 @@ export class ApiError extends Error {
     readonly violations: Violation[] = [],
     /** Seconds after which to try again; 0 when the registry did not say. */
     readonly retryAfter: number = 0,
+    /** What else it said about the reason, such as the execution_id that is in the way. */
+    readonly info: Record<string, string> = {},
   ) {
     super(message)
     this.name = 'ApiError'
   }
 }
 
-type Detail = { '@type'?: string; reason?: string; fieldViolations?: Violation[]; field_violations?: Violation[] }
+type Detail = { '@type'?: string; reason?: string; metadata?: Record<string, string>; fieldViolations?: Violation[]; field_violations?: Violation[] }
 
 /** What an error says about one field, for showing beside it. */
 export function violationOf(error: unknown, field: string): string | undefined {
@@ -33,17 +35,19 @@ export async function errorOf(response: Response): Promise<ApiError> {
   let message = `The registry answered with status ${response.status}.`
   let reason = ''
   let violations: Violation[] = []
+  let info: Record<string, string> = {}
   try {
     const body = (await response.json()) as { message?: string; details?: Detail[] }
     if (body.message) message = body.message
     for (const detail of body.details ?? []) {
       if (detail.reason) reason = detail.reason
+      info = detail.metadata ?? info
       violations = detail.fieldViolations ?? detail.field_violations ?? violations
     }
   } catch {
     // not an answer of the registry itself: what stands between says nothing useful
   }
-  return new ApiError(response.status, message, reason, violations, Number(response.headers.get('Retry-After') ?? 0))
+  return new ApiError(response.status, message, reason, violations, Number(response.headers.get('Retry-After') ?? 0), info)
 }
 
 export const unreachable = () =>

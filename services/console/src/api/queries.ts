@@ -189,12 +189,12 @@ export const useUpdateJob = () =>
 export const useDeleteJob = () =>
   useChange((id: string) => answer<unknown>(client.DELETE('/api/admin/scheduler-jobs/{id}', { params: { path: { id } } })))
 
+/** key makes a repeated request start one run only. */
 export const useRunJob = () =>
-  useChange((input: { id: string; parameters?: Json }) =>
-    answer<{ execution_id: string }>(
-      client.POST('/api/admin/scheduler-jobs/{id}/run', { params: { path: { id: input.id } }, body: { parameters: input.parameters } }),
-    ),
-  )
+  useChange((input: { id: string; parameters?: Json; key?: string }) => {
+    const params: { path: { id: string } } = Object.assign({ path: { id: input.id } }, input.key && { header: { 'Idempotency-Key': input.key } })
+    return answer<{ execution_id: string }>(client.POST('/api/admin/scheduler-jobs/{id}/run', { params, body: { parameters: input.parameters } }))
+  })
 
 export const useTryJob = () =>
   useChange((job: JobInput) =>

@@ -1,6 +1,6 @@
 // How states look: each has a colour, a shape and a word, so that none of them is
 // needed alone.
-import { Badge, Group, Tooltip } from '@mantine/core'
+import { Badge, Tooltip } from '@mantine/core'
 import {
   IconAlertTriangle,
   IconBan,
@@ -14,7 +14,7 @@ import {
   IconRefresh,
   IconX,
 } from '@tabler/icons-react'
-import type { ComponentType } from 'react'
+import { type ComponentType, useState } from 'react'
 import { Link } from 'react-router'
 import type { JobState, RunSummary, Status } from '../api/types'
 import { absolute, duration } from './time'
@@ -66,25 +66,29 @@ const risks: Record<string, Look> = {
 
 export const RiskBadge = ({ risk }: { risk: string }) => <LookBadge look={risks[risk] ?? risks.medium!} size="sm" />
 
+const runInWords = (run: RunSummary) =>
+  `${statusLooks[run.status].word}${run.duration_seconds === null ? '' : ` after ${duration(run.duration_seconds)}`}, ${absolute(run.scheduled_for)}`
+
 /** The last runs of a job as a strip of bars, oldest first: as high as they were
- * long, in the colour and shape of their end; each leads to its run. */
+ * long, in the colour and shape of their end; each leads to its run. The keyboard
+ * passes over them: a list would have hundreds, and the job's page has them all. */
 export function RunStrip({ runs, most = 14 }: { runs: RunSummary[]; most?: number }) {
+  // One tooltip for all bars: long lists have too many of them for one each.
+  const [told, setTold] = useState<RunSummary | null>(null)
   const shown = runs.slice(0, most).reverse()
   const longest = Math.max(...shown.map((r) => r.duration_seconds ?? 0), 0.001)
   if (shown.length === 0) return <span className={classes.none}>no runs yet</span>
   return (
-    <Group gap={2} wrap="nowrap" align="flex-end" role="list" aria-label="Last runs, oldest first" className={classes.strip}>
-      {shown.map((run) => {
-        const look = statusLooks[run.status]
-        const text = `${look.word}${run.duration_seconds === null ? '' : ` after ${duration(run.duration_seconds)}`}, ${absolute(run.scheduled_for)}`
-        return (
-          <Tooltip key={run.id} label={text}>
-            <Link to={`/runs/${run.id}`} role="listitem" aria-label={text} className={classes.bar} data-status={run.status}>
+    <Tooltip label={told && runInWords(told)} disabled={!told}>
+      <ul aria-label="Last runs, oldest first" className={classes.strip} onPointerLeave={() => setTold(null)}>
+        {shown.map((run) => (
+          <li key={run.id}>
+            <Link to={`/runs/${run.id}`} tabIndex={-1} aria-label={runInWords(run)} className={classes.bar} data-status={run.status} onPointerEnter={() => setTold(run)}>
               <span style={{ height: `${25 + 75 * Math.sqrt((run.duration_seconds ?? 0) / longest)}%` }} />
             </Link>
-          </Tooltip>
-        )
-      })}
-    </Group>
+          </li>
+        ))}
+      </ul>
+    </Tooltip>
   )
 }

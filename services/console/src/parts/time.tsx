@@ -64,12 +64,13 @@ export function absolute(at: Date | string, timeZone: string = zone): string {
 
 /** A time as "in 3 minutes"; hovered or focused, in full, in the reader's zone and UTC. */
 export function RelativeTime({ at, none = '–', ...rest }: { at: string | null | undefined; none?: string } & TextProps) {
-  const from = useNow()
+  // Of hundreds in a list only those are drawn again whose words have changed.
+  const words = useSyncExternalStore(subscribe, () => (at ? relative(at, now) : ''))
   if (!at) return <Text span inherit c="dimmed" {...rest}>{none}</Text>
   return (
     <Tooltip label={`${absolute(at)} · ${absolute(at, 'UTC')}`}>
       <Text span inherit {...rest}>
-        <time dateTime={at}>{relative(at, from)}</time>
+        <time dateTime={at}>{words}</time>
       </Text>
     </Tooltip>
   )
