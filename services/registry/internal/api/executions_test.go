@@ -5,12 +5,16 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	almanacv1 "github.com/almanac-scheduler/almanac/proto/gen/almanac/v1"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/access"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/dispatch"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
@@ -93,6 +97,67 @@ func TestExecutionLife(t *testing.T) {
 	r.root(http.StatusOK, http.MethodDelete, jobsPath+"/"+id, "")
 	if a := r.root(http.StatusOK, http.MethodGet, jobsPath+"/"+id+"/executions", ""); a.body["total"] != 1.0 {
 		t.Errorf("history of a deleted job: %s", a.text)
+	}
+}
+
+func TestActivity(t *testing.T) {
+	r := newRig(t)
+	r.system()
+	id := r.create("a job", `"template_type": "test_scheduler", "schedule": {"type": "manual"}, "overlap_policy": "allow"`)
+	show := func(query string) (ids []string, total any) {
+		t.Helper()
+		a := r.as(access.Admin, http.MethodGet, executionsPath+query, "")
+		list, _ := a.body["executions"].([]any)
+		for _, e := range list {
+			ids = append(ids, fmt.Sprint(e.(map[string]any)["id"]))
+		}
+		return ids, a.body["total"]
+	}
+	if ids, total := show(""); len(ids) != 0 || total != 0.0 {
+		t.Errorf("at rest: %v, %v", ids, total)
+	}
+	waiting := r.run(id)
+	r.advance(time.Second)
+	later := r.run(id)
+	running := r.start(r.trial(`{"template_type": "test_scheduler"}`))
+	r.dispatcher.set(func(d *dispatcher) {
+		d.progress = map[string]dispatch.Progress{running.ID: {Holding: dispatch.Holding{ID: running.ID, Token: running.Token}, Done: 1, Total: 4}}
+	})
+	if ids, total := show("?state=live"); !slices.Equal(ids, []string{running.ID, waiting, later}) || total != 3.0 {
+		t.Errorf("live: %v, %v", ids, total)
+	}
+	if ids, total := show("?limit=1&page=2"); !slices.Equal(ids, []string{waiting}) || total != 3.0 {
+		t.Errorf("the second: %v, %v", ids, total)
+	}
+	list := r.root(http.StatusOK, http.MethodGet, executionsPath, "").body["executions"].([]any)
+	if got := list[0].(map[string]any)["progress"]; !reflect.DeepEqual(got, any(parse(t, `{"done": 1, "total": 4, "message": ""}`))) {
+		t.Errorf("progress %v", got)
+	}
+	failed, timedOut, fine := r.run(id), r.run(id), r.run(id)
+	r.end(failed, job.Failed, time.Second)
+	r.end(timedOut, job.TimedOut, time.Hour)
+	r.end(fine, job.Success, time.Second)
+	if ids, total := show("?state=failed"); !slices.Equal(ids, []string{timedOut, failed}) || total != 2.0 {
+		t.Errorf("failed: %v, %v", ids, total)
+	}
+	if ids, _ := show("?state=failed&since=2026-11-23T13:00:00Z"); !slices.Equal(ids, []string{timedOut}) {
+		t.Errorf("failed of late: %v", ids)
+	}
+	r.advance(24 * time.Hour)
+	if ids, total := show("?state=failed"); len(ids) != 0 || total != 0.0 {
+		t.Errorf("failed within a day: %v, %v", ids, total)
+	}
+	for query, field := range map[string]string{"state=ended": "state", "since=noon": "since", "since=1969-12-31T00:00:00Z": "since", "limit=501": "limit", "page=0": "page"} {
+		if a := r.root(http.StatusBadRequest, http.MethodGet, executionsPath+"?"+query, ""); !a.violates(field, "") {
+			t.Errorf("%s: %s", query, a.text)
+		}
+	}
+	c := almanacv1.NewExecutionServiceClient(r.dial(r.tokens[access.Admin]))
+	if got, err := c.ListActivity(t.Context(), &almanacv1.ListActivityRequest{Since: badTime()}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := c.ListActivity(t.Context(), &almanacv1.ListActivityRequest{State: "failed", Since: timestamppb.New(began)}); err != nil || got.Total != 2 {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 

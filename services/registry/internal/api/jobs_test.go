@@ -11,8 +11,16 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	almanacv1 "github.com/almanac-scheduler/almanac/proto/gen/almanac/v1"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/access"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/dispatch"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/templates"
 )
 
 // The specification's own example of a job.
@@ -54,7 +62,7 @@ func TestSpecificationExample(t *testing.T) {
 		"id": id, "created_by": "a_super_admin", "created_at": "2026-11-23T12:00:00Z", "updated_at": "2026-11-23T12:00:00Z",
 		"last_run_at": nil, "next_run_at": "2026-11-29T02:00:00Z", "version": 1.0,
 		"labels": map[string]any{}, "organisation": "default", "missed_policy": "run_once", "overlap_policy": "forbid",
-		"priority": 0.0, "executor_selector": map[string]any{},
+		"priority": 0.0, "executor_selector": map[string]any{}, "state": "never", "recent_runs": []any{},
 	} {
 		want[key] = value
 	}
@@ -178,6 +186,235 @@ func TestListing(t *testing.T) {
 		if len(jobs) > 0 && jobs[0].(map[string]any)["name"] != c.first {
 			t.Errorf("%s begins with %v", c.query, jobs[0])
 		}
+	}
+}
+
+// end lets an execution run for so long, and end so.
+func (r *rig) end(id string, how job.Status, took time.Duration) {
+	r.t.Helper()
+	r.start(id)
+	r.advance(took)
+	r.change(id, func(e *job.Execution) *job.Execution {
+		return e.End(job.Outcome{Status: how, CompletedAt: r.Now()}, r.Now())
+	})
+	r.count()
+}
+
+func TestFinding(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.ManualRunsPerHour = 0 })
+	const once = `"schedule": {"type": "once", "run_at": "2026-12-%02dT00:00:00Z"}`
+	weekly := r.create("Weekly clean-up", `"template_type": "database_cleanup", "parameters": {"collection": "logs", "condition": {"a": 1}}, "labels": {"team": "ops"}, `+fmt.Sprintf(once, 3))
+	r.advance(time.Second)
+	report := r.create("report", `"template_type": "test_scheduler", "description": "what 100% of users cost, weekly", "labels": {"team": "ops", "query": "a=b"}, `+fmt.Sprintf(once, 1))
+	r.advance(time.Second)
+	idle := r.create("Idle", `"template_type": "test_scheduler", "labels": {"team": "shop"}, "schedule": {"type": "manual"}`)
+	r.advance(time.Second)
+	r.root(http.StatusOK, http.MethodPut, jobsPath+"/"+weekly, `{"description": "d"}`)
+	r.end(r.run(weekly), job.Success, 5*time.Second)
+	r.end(r.run(report), job.Success, time.Second)
+	r.end(r.run(report), job.Failed, 2*time.Second)
+	live := r.run(report)
+	for query, want := range map[string][]string{
+		"":                                 {idle, report, weekly},
+		"sort=created_at":                  {weekly, report, idle},
+		"sort=name":                        {idle, weekly, report}, // byte by byte
+		"sort=-name":                       {report, weekly, idle},
+		"sort=next_run_at":                 {report, weekly, idle},
+		"sort=-next_run_at":                {weekly, report, idle},
+		"sort=-updated_at":                 {weekly, idle, report},
+		"search=weekly":                    {report, weekly},
+		"search=++weekly+CLEAN":            {weekly},
+		"search=100%25":                    {report},
+		"search=database_":                 {weekly},
+		"search=weekly+nothing":            nil,
+		"label=team":                       {idle, report, weekly},
+		"label=team%3Dops":                 {report, weekly},
+		"label=team%3Dops&label=query":     {report},
+		"label=query%3Da%3Db":              {report},
+		"label=query%3Da":                  nil,
+		"label=team%3D":                    nil,
+		"state=ok":                         {weekly},
+		"state=failing":                    {report},
+		"state=never&state=ok":             {idle, weekly},
+		"state=ok&search=report":           nil,
+		"search=weekly&sort=name&limit=1":  {weekly},
+		"search=weekly&limit=1&page=2":     {weekly},
+		"label=team%3Dops&enabled=true":    {report, weekly},
+		"template_type=database_cleanup":   {weekly},
+		"sort=name&runs=2&state=failing":   {report},
+		"search=" + strings.Repeat("x", 9): nil,
+	} {
+		a := r.root(http.StatusOK, http.MethodGet, jobsPath+"?"+query, "")
+		var got []string
+		jobs, _ := a.body["jobs"].([]any)
+		for _, j := range jobs {
+			got = append(got, fmt.Sprint(j.(map[string]any)["id"]))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s finds %v, want %v", query, got, want)
+		}
+	}
+
+	// Latest runs, as many as asked for; a live one has no duration yet.
+	a := r.root(http.StatusOK, http.MethodGet, jobsPath+"?runs=2&sort=name", "")
+	jobs, _ := a.body["jobs"].([]any)
+	of := func(i int) []any { return jobs[i].(map[string]any)["recent_runs"].([]any) }
+	runs := of(2)
+	if len(of(0)) != 0 || len(of(1)) != 1 || len(runs) != 2 {
+		t.Fatalf("runs %v, %v and %v", of(0), of(1), runs)
+	}
+	first, second := runs[0].(map[string]any), runs[1].(map[string]any)
+	if first["id"] != live || first["status"] != "pending" || first["duration_seconds"] != nil || first["scheduled_for"] == nil ||
+		second["status"] != "failed" || second["duration_seconds"] != 2.0 {
+		t.Errorf("runs %v", runs)
+	}
+	// The state is part of a job wherever one is shown.
+	if got := r.root(http.StatusOK, http.MethodGet, jobsPath+"/"+report, "").job(t); got["state"] != "failing" || len(got["recent_runs"].([]any)) != 0 {
+		t.Errorf("read %v", got)
+	}
+	if got := r.root(http.StatusOK, http.MethodPut, jobsPath+"/"+report, `{"description": "other"}`).job(t)["state"]; got != "failing" {
+		t.Errorf("changed, it is %v", got)
+	}
+	for query, field := range map[string]string{
+		"sort=duration": "sort", "state=broken": "state[0]", "state=ok&state=bad": "state[1]", "runs=31": "runs", "runs=-1": "runs", "runs=few": "runs",
+		"label=": "label[0]", "label=" + strings.Repeat("x", 321): "label[0]", "search=" + strings.Repeat("x", 201): "search", "sort=name&sort=name": "sort",
+	} {
+		if a := r.root(http.StatusBadRequest, http.MethodGet, jobsPath+"?"+query, ""); !a.violates(field, "") {
+			t.Errorf("%s: %s", query, a.text)
+		}
+	}
+}
+
+// system creates the system's jobs, as the start of a registry does.
+func (r *rig) system() {
+	r.t.Helper()
+	for _, j := range dispatch.SystemJobs(r.Now()) {
+		if _, _, err := r.store.CreateJob(r.t.Context(), store.CreateJob{Job: j}); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+func TestTry(t *testing.T) {
+	r := newRig(t)
+	r.system()
+	mail := templates.Announcement{Template: job.Template{
+		Type: "send_mail", Version: 1, Name: "Mail", Description: "Sends", Category: "test", Icon: "M", EstimatedDuration: "seconds", ResourceUsage: "low", RiskLevel: "low", Idempotent: true,
+		Schema: json.RawMessage(`{"type": "object", "additionalProperties": false, "required": ["subject"], "properties": {"subject": {"type": "string"}, "dryRun": {"type": "boolean"}}}`),
+	}}
+	if _, refused, err := r.templates.Announce(t.Context(), "mailer", []templates.Announcement{mail}); err != nil || len(refused) > 0 {
+		t.Fatal(refused, err)
+	}
+	taken := r.create("taken", "")
+	const tryPath = jobsPath + "/try"
+	for name, c := range map[string]struct {
+		body string
+		dry  bool
+		want string
+	}{
+		"destructive": {
+			`{"name": "taken", "template_type": "database_cleanup", "parameters": {"collection": "logs", "condition": {"a": 1}, "dryRun": false}, "organisation": "shop", "priority": 3,
+			"schedule": {"cron": "0 2 * * *", "timezone": "Europe/Berlin"}, "timeout_seconds": 60, "executor_selector": {"zone": "eu"}, "overlap_policy": "forbid",
+			"retry_policy": {"max_retries": 5}, "notifications": {"on_failure": ["a@example.com"]}}`,
+			true, `{"job_name": "taken", "parameters": {"collection": "logs", "condition": {"a": 1}, "dryRun": true}, "organisation": "shop", "priority": 3, "executor_selector": {"zone": "eu"}}`,
+		},
+		"harmless on request": {
+			`{"template_type": "send_mail", "parameters": {"subject": "s"}}`, true,
+			`{"job_name": "trial", "parameters": {"subject": "s", "dryRun": true}, "organisation": "default", "priority": 0, "executor_selector": {}}`,
+		},
+		"harmless": {`{"name": "  ", "template_type": "test_scheduler", "parameters": {"message": "m"}}`, false, `{"job_name": "trial", "parameters": {"message": "m"}}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := r.root(http.StatusAccepted, http.MethodPost, tryPath, c.body)
+			id, _ := a.body["execution_id"].(string)
+			if a.body["dry_run"] != c.dry || a.body["message"] != "Trial started" || a.header.Get("Location") != executionsPath+"/"+id {
+				t.Errorf("answer %s, headers %v", a.text, a.header)
+			}
+			got := r.execution(id)
+			for key, value := range parse(t, c.want) {
+				if !reflect.DeepEqual(got[key], value) {
+					t.Errorf("%s is %v, want %v", key, got[key], value)
+				}
+			}
+			if got["job_id"] != job.TrialsID || got["status"] != "pending" || got["triggered_by"] != "manual" || got["triggered_by_user"] != "a_super_admin" || got["job_version"] != 1.0 {
+				t.Errorf("execution %v", got)
+			}
+			e, err := r.store.Execution(t.Context(), id)
+			if err != nil || e.Frozen.Retry.MaxRetries != 0 || len(e.Frozen.Notifications.OnFailure) != 0 || e.Exclusive {
+				t.Errorf("%+v, %v", e, err)
+			}
+			of := r.root(http.StatusOK, http.MethodGet, "/api/admin/audit?object="+id, "").body["entries"].([]any)
+			if len(of) != 1 || of[0].(map[string]any)["action"] != "job.try" {
+				t.Errorf("audit %v", of)
+			}
+		})
+	}
+	e, err := r.store.Execution(t.Context(), r.trial(`{"template_type": "test_scheduler", "timeout_seconds": 60, "schedule": {"cron": "0 2 * * *", "timezone": "Europe/Berlin"}}`))
+	if err != nil || e.Frozen.Timeout != time.Minute || e.Frozen.Zone != "Europe/Berlin" || e.Frozen.Idempotent {
+		t.Errorf("%+v, %v", e, err)
+	}
+	// It leaves no job, and nothing of the job of the same name.
+	if a := r.root(http.StatusOK, http.MethodGet, jobsPath, ""); a.body["total"] != 1.0 {
+		t.Errorf("jobs %s", a.text)
+	}
+	if a := r.root(http.StatusOK, http.MethodGet, jobsPath+"/"+taken+"/executions", ""); a.body["total"] != 0.0 {
+		t.Errorf("executions of the job: %s", a.text)
+	}
+	for body, field := range map[string]string{
+		`{}`: "template_type", `{"template_type": "unheard_of"}`: "template_type", `{"template_type": "test_scheduler", "parameters": {"message": 5}}`: "parameters.message",
+		`{"template_type": "database_cleanup", "parameters": {"collection": "logs", "condition": {}, "dryRun": "no"}}`: "parameters.dryRun",
+		`{"template_type": "database_cleanup", "parameters": {"condition": {}}}`:                                       "parameters.collection",
+		`{"template_type": "test_scheduler", "schedule": {"cron": "x"}}`:                                               "schedule.cron",
+		`{"template_type": "test_scheduler", "organisation": "?"}`:                                                     "organisation",
+		`{"template_type": "test_scheduler", "timeout_seconds": 0}`:                                                    "timeout_seconds",
+		`{"template_type": "test_scheduler", "colour": "red"}`:                                                         "colour",
+	} {
+		if a := r.root(http.StatusBadRequest, http.MethodPost, tryPath, body); !a.violates(field, "") {
+			t.Errorf("%s: %s", body, a.text)
+		}
+	}
+	if a := r.as(access.Admin, http.MethodPost, tryPath, `{"template_type": "test_scheduler"}`); a.code != http.StatusForbidden {
+		t.Errorf("as admin: %d", a.code)
+	}
+	// A trial is a manual run: it counts as one, and is looked after like one.
+	r.end(r.trial(`{"template_type": "test_scheduler"}`), job.Failed, time.Second)
+	if a := r.root(http.StatusOK, http.MethodGet, statisticsPath, ""); a.body["totals"].(map[string]any)["failed"] != 0.0 {
+		t.Errorf("trials are among the statistics: %s", a.text)
+	}
+	cancelled := r.trial(`{"template_type": "test_scheduler"}`)
+	r.root(http.StatusOK, http.MethodPost, executionsPath+"/"+cancelled+"/cancel", "")
+	if got := r.execution(cancelled)["status"]; got != "cancelled" {
+		t.Errorf("cancelled, it is %v", got)
+	}
+	for range 4 {
+		r.trial(`{"template_type": "test_scheduler"}`)
+	}
+	if a := r.root(http.StatusTooManyRequests, http.MethodPost, tryPath, `{"template_type": "test_scheduler"}`); a.reason() != "LIMIT_REACHED" {
+		t.Errorf("the eleventh: %s", a.text)
+	}
+}
+
+// trial tries a job and returns the execution's id.
+func (r *rig) trial(body string) string {
+	r.t.Helper()
+	id, _ := r.root(http.StatusAccepted, http.MethodPost, jobsPath+"/try", body).body["execution_id"].(string)
+	return id
+}
+
+func TestTryOverGRPC(t *testing.T) {
+	r := newRig(t)
+	r.system()
+	c := almanacv1.NewJobServiceClient(r.dial(r.tokens[access.SuperAdmin]))
+	got, err := c.TryJob(t.Context(), &almanacv1.TryJobRequest{Job: &almanacv1.Job{TemplateType: "test_scheduler"}})
+	if err != nil || got.DryRun || got.ExecutionId == "" {
+		t.Errorf("%v, %v", got, err)
+	}
+	if _, err := c.TryJob(t.Context(), &almanacv1.TryJobRequest{}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("nothing to try: %v", err)
+	}
+	list, err := c.ListJobs(t.Context(), &almanacv1.ListJobsRequest{Sort: "name", State: []string{"never"}, Runs: proto.Int32(1)})
+	if err != nil || list.Total != 0 {
+		t.Errorf("%v, %v", list, err)
 	}
 }
 
@@ -522,6 +759,12 @@ func TestMutationsAreAudited(t *testing.T) {
 	created, _ := entries[4].(map[string]any)
 	updated, _ := entries[3].(map[string]any)
 	deleted, _ := entries[0].(map[string]any)
+	kept, _ := created["after"].(map[string]any)
+	for _, of := range []string{"state", "recent_runs"} { // runs are no part of what was changed
+		if _, there := kept[of]; there || kept["name"] != "a job" {
+			t.Errorf("kept %v", kept)
+		}
+	}
 	if created["before"] != nil || !reflect.DeepEqual(created["after"], updated["before"]) || updated["after"].(map[string]any)["description"] != "new" ||
 		deleted["after"] != nil || !reflect.DeepEqual(deleted["before"], updated["after"]) {
 		t.Errorf("sides: %v\n%v\n%v", created, updated, deleted)
