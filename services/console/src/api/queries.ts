@@ -175,8 +175,8 @@ function useChange<In, Out>(change: (input: In) => Promise<Out>, also: string[] 
 
 export const useCreateJob = () =>
   useChange(async (input: { job: JobInput; key: string }) => {
-    const params = { header: { 'Idempotency-Key': input.key } } as object
-    return (await answer<{ job: Job }>(client.POST('/api/admin/scheduler-jobs', { body: input.job, params }))).job
+    const headers = { 'Idempotency-Key': input.key }
+    return (await answer<{ job: Job }>(client.POST('/api/admin/scheduler-jobs', { body: input.job, headers }))).job
   })
 
 /** version is the one that was read: somebody else's later change is not overwritten. */
