@@ -21,6 +21,12 @@ type JobTemplate interface {
 	// Schema is the JSON Schema (draft 2020-12) of the parameters, with
 	// descriptions, defaults and bounds. It must not depend on the executor's
 	// configuration: see Descriptor.Restricted.
+	//
+	// Hints for forms are ignored by the validation: "x-form" at the top lists the
+	// properties that a form shows first, in that order; "x-when" on a property, such
+	// as {"source": "collection"}, names the values of others without which it has no
+	// meaning; and the "format" of a property may be "condition" (a MongoDB query
+	// condition) or "age" ("30 days").
 	Schema() map[string]any
 	// ValidateParams checks what the schema cannot say. The parameters have
 	// already passed the schema. It returns nil or a *ParamsError.

@@ -63,6 +63,7 @@ func (backup) Schema() map[string]any {
 	return map[string]any{
 		"type":                 "object",
 		"additionalProperties": false,
+		"x-form":               []any{collectionsParam, "keep_last", "keep_days", template.DryRunParam},
 		"properties": map[string]any{
 			collectionsParam: collectionsSchema("Collections to back up; all that the executor permits when left out"),
 			"folder": map[string]any{

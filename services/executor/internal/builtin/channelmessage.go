@@ -52,6 +52,7 @@ func (channelMessage) Schema() map[string]any {
 	return map[string]any{
 		"type":                 "object",
 		"additionalProperties": false,
+		"x-form":               []any{channelParam, "text", template.DryRunParam},
 		"required":             []any{channelParam, "text"},
 		"properties": map[string]any{
 			channelParam: map[string]any{

@@ -40,6 +40,10 @@ var (
 	}
 )
 
+// conditionFormat marks parameters that are conditions, for forms that help to
+// write them.
+const conditionFormat = "condition"
+
 // condition is a parsed condition, ready to be sent.
 type condition struct {
 	filter bson.D

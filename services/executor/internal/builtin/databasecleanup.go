@@ -34,6 +34,7 @@ func (databaseCleanup) Schema() map[string]any {
 		"type":                 "object",
 		"additionalProperties": false,
 		"required":             []any{"collection", "condition"},
+		"x-form":               []any{"collection", "condition", template.DryRunParam},
 		"properties": map[string]any{
 			"collection": map[string]any{
 				"type":        "string",
@@ -41,6 +42,7 @@ func (databaseCleanup) Schema() map[string]any {
 			},
 			"condition": map[string]any{
 				"type":          "object",
+				"format":        conditionFormat,
 				"minProperties": 1,
 				"description":   `MongoDB query condition, such as {"lastActive": {"$lt": "6 months ago"}}`,
 			},

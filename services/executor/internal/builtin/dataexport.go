@@ -45,6 +45,7 @@ func (dataExport) Schema() map[string]any {
 	return map[string]any{
 		"type":                 "object",
 		"additionalProperties": false,
+		"x-form":               []any{"collection", "filter", "format", "fields", destinationParam, template.DryRunParam},
 		"required":             []any{"collection", "format"},
 		"properties": map[string]any{
 			"collection": map[string]any{
@@ -105,6 +106,7 @@ func (dataExport) Schema() map[string]any {
 func filterSchema(what string) map[string]any {
 	return map[string]any{
 		"type":        "object",
+		"format":      conditionFormat,
 		"description": "Which documents are " + what + `: a MongoDB query condition, such as {"lastActive": {"$gte": "30 days ago"}}; without it, all`,
 		"examples":    []any{map[string]any{"lastActive": map[string]any{"$gte": "30 days ago"}}},
 	}

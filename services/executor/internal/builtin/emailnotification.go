@@ -69,6 +69,7 @@ func (emailNotification) Schema() map[string]any {
 	return map[string]any{
 		"type":                 "object",
 		"additionalProperties": false,
+		"x-form":               []any{"recipients", "subject", "body", template.DryRunParam},
 		"required":             []any{"recipients", "subject", "body"},
 		"properties": map[string]any{
 			"recipients": map[string]any{

@@ -58,10 +58,18 @@ func (reportGeneration) Schema() map[string]any {
 	field := func(what string, example string) map[string]any {
 		return map[string]any{"type": "string", "description": what, "minLength": 1, "maxLength": maxName, "examples": []any{example}}
 	}
+	of := func(source string, schema map[string]any) map[string]any {
+		schema["x-when"] = map[string]any{"source": source}
+		return schema
+	}
 	return map[string]any{
 		"type":                 "object",
 		"additionalProperties": false,
 		"required":             []any{"source", "format"},
+		"x-form": []any{
+			"source", registryParam, "organisation", connectionParam, "collection", "filter", "measure", "field", "group_by", "group_per", "date_field", "period",
+			"format", "title", destinationParam, mailParam, "recipients", template.DryRunParam,
+		},
 		"properties": map[string]any{
 			"source": map[string]any{
 				"type":        "string",
@@ -83,30 +91,30 @@ func (reportGeneration) Schema() map[string]any {
 				"enum":    periodNames(),
 				"default": "yesterday",
 			},
-			"organisation": map[string]any{
+			"organisation": of(onHistory, map[string]any{
 				"type":        "string",
 				"description": "For the history: only the jobs of this organisation",
 				"minLength":   1,
 				"maxLength":   63,
 				"examples":    []any{"shop"},
-			},
-			"collection": map[string]any{"type": "string", "description": "Collection name", "examples": []any{"users"}},
-			"filter":     filterSchema("looked at"),
-			"date_field": field("Of a collection: the field that must lie in the period", "createdAt"),
-			"group_by":   field("Of a collection: the field whose values, days or months make the groups; without it there is one group", "status"),
-			"group_per": map[string]any{
+			}),
+			"collection": of(onCollection, map[string]any{"type": "string", "description": "Collection name", "examples": []any{"users"}}),
+			"filter":     of(onCollection, filterSchema("looked at")),
+			"date_field": of(onCollection, field("Of a collection: the field that must lie in the period", "createdAt")),
+			"group_by":   of(onCollection, field("Of a collection: the field whose values, days or months make the groups; without it there is one group", "status")),
+			"group_per": of(onCollection, map[string]any{
 				"type":        "string",
 				"description": "Of a collection: whether each value of group_by is a group, or each day or month in the job's zone",
 				"enum":        []any{perValue, perDay, perMonth},
 				"default":     perValue,
-			},
-			"measure": map[string]any{
+			}),
+			"measure": of(onCollection, map[string]any{
 				"type":        "string",
 				"description": "Of a collection: what is shown for each group",
 				"enum":        []any{measureCount, measureSum, measureAverage, measureMinimum, measureMaximum},
 				"default":     measureCount,
-			},
-			"field": field("Of a collection: the field that is summed up or averaged; numbers only", "amount"),
+			}),
+			"field": of(onCollection, field("Of a collection: the field that is summed up or averaged; numbers only", "amount")),
 			"top": map[string]any{
 				"type":        "integer",
 				"description": "How many rows a table has at most; groups beyond are taken together",
@@ -135,8 +143,8 @@ func (reportGeneration) Schema() map[string]any {
 				"description": "Work out the numbers and return them, but write and send nothing",
 				"default":     false,
 			},
-			connectionParam: name("Name of the database connection, for a report on a collection"),
-			registryParam:   name("Name of the registry's connection, for a report on the history"),
+			connectionParam: of(onCollection, name("Name of the database connection, for a report on a collection")),
+			registryParam:   of(onHistory, name("Name of the registry's connection, for a report on the history")),
 		},
 	}
 }

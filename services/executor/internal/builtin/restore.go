@@ -65,6 +65,7 @@ func (restore) Schema() map[string]any {
 	return map[string]any{
 		"type":                 "object",
 		"additionalProperties": false,
+		"x-form":               []any{sourceParam, "object", "prefix", collectionsParam, "mode", "suffix", template.DryRunParam},
 		"properties": map[string]any{
 			"object": map[string]any{
 				"type": "string",

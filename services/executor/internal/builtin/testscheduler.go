@@ -37,6 +37,7 @@ func (testScheduler) Schema() map[string]any {
 	return map[string]any{
 		"type":                 "object",
 		"additionalProperties": false,
+		"x-form":               []any{"message", "duration_seconds", "fail"},
 		"properties": map[string]any{
 			"message": map[string]any{
 				"type":        "string",

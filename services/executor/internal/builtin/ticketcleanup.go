@@ -40,6 +40,7 @@ func (ticketCleanup) Schema() map[string]any {
 	return map[string]any{
 		"type":                 "object",
 		"additionalProperties": false,
+		"x-form":               []any{"status", "older_than", template.DryRunParam},
 		"properties": map[string]any{
 			"status": map[string]any{
 				"type":        "string",
@@ -49,6 +50,7 @@ func (ticketCleanup) Schema() map[string]any {
 			},
 			"older_than": map[string]any{
 				"type":        "string",
+				"format":      "age",
 				"description": `How long ago the tickets were resolved at least: "<n> <minutes|hours|days|weeks|months|years>"`,
 				"pattern":     "^[0-9]{1,9} (minute|hour|day|week|month|year)s?$",
 				"default":     defaultAge,

@@ -61,6 +61,7 @@ func (webhookTrigger) Schema() map[string]any {
 	return map[string]any{
 		"type":                 "object",
 		"additionalProperties": false,
+		"x-form":               []any{"method", "url", targetParam, "body", template.DryRunParam},
 		"properties": map[string]any{
 			"url": map[string]any{
 				"type":        "string",
