@@ -33,9 +33,6 @@ type auditEntry struct {
 	Source string       `bson:"source,omitempty"` // collection, document and number that it was copied from
 }
 
-// maxNamesakes bounds the search for a free number.
-const maxNamesakes = 10_000
-
 func toAudit(a *store.Audit, n int) *pendingAudit {
 	return &pendingAudit{
 		N: n, At: date(a.At), User: a.User, Address: a.Address, Action: a.Action, Object: a.Object,
@@ -77,8 +74,9 @@ func (s *Store) copyOut(ctx context.Context, c *mongo.Collection, id string, p *
 		return nil
 	}
 	entry := auditEntry{Audit: *p, Source: fmt.Sprintf("%s/%s/%d", c.Name(), id, p.N)}
-	for copied := false; !copied; entry.Audit.N++ {
-		if entry.Audit.N == p.N+maxNamesakes {
+	copied := false
+	for try := 0; !copied; try++ {
+		if try == copyTries {
 			return fmt.Errorf("copy the audit %s: %w", entry.Source, errRestless)
 		}
 		entry.ID = fmt.Sprintf("%s/%d", p.Object, entry.Audit.N)
@@ -86,16 +84,38 @@ func (s *Store) copyOut(ctx context.Context, c *mongo.Collection, id string, p *
 		if err != nil {
 			return err
 		}
-		if copied = fresh; !fresh {
-			have, err := one[auditEntry](ctx, s.audits, byID(entry.ID))
-			if err != nil {
+		if copied = fresh; fresh {
+			break
+		}
+		have, err := one[auditEntry](ctx, s.audits, bson.D{{Key: "source", Value: entry.Source}})
+		if err != nil {
+			return err
+		}
+		if copied = have != nil; !copied {
+			if entry.Audit.N, err = s.nextAudit(ctx, p.Object); err != nil {
 				return err
 			}
-			copied = have != nil && have.Source == entry.Source
 		}
 	}
 	_, err := update(ctx, c, bson.D{{Key: "_id", Value: id}, {Key: "audit.n", Value: p.N}}, bson.D{{Key: "$unset", Value: bson.D{{Key: "audit", Value: ""}}}})
 	return err
+}
+
+// copyTries is how often a number that seemed free turns out to be taken.
+const copyTries = 100
+
+// nextAudit is a number after all those of the object's audits in the log.
+func (s *Store) nextAudit(ctx context.Context, object string) (int, error) {
+	last, err := one[auditEntry](ctx, s.audits, bson.D{{Key: "object", Value: object}}, options.FindOne().SetSort(bson.D{{Key: "n", Value: -1}}))
+	if err != nil || last == nil {
+		return 1, err
+	}
+	return last.Audit.N + 1, nil
+}
+
+// withAudits are the collections whose documents audits travel in.
+func (s *Store) withAudits() []*mongo.Collection {
+	return []*mongo.Collection{s.jobs, s.executions, s.sessions, s.users, s.tokens}
 }
 
 // copyOutNew does the same for the audit of a mutation that happened just now.
@@ -111,7 +131,7 @@ func (s *Store) copyOutNew(ctx context.Context, c *mongo.Collection, id string, 
 
 // copyOutAll copies what processes that died left pending.
 func (s *Store) copyOutAll(ctx context.Context) error {
-	for _, c := range []*mongo.Collection{s.jobs, s.executions, s.sessions, s.users} {
+	for _, c := range s.withAudits() {
 		found, err := many[struct {
 			ID    string        `bson:"_id"`
 			Audit *pendingAudit `bson:"audit"`

@@ -27,6 +27,7 @@ type definedJob struct {
 	// the job was advanced past while it had it.
 	Fired       map[string]bson.DateTime `bson:"fired,omitempty"`
 	Fingerprint string                   `bson:"fingerprint,omitempty"`
+	State       job.State                `bson:"state,omitempty"`       // with state_order, written by RollUp alone; none for never
 	Counted     bool                     `bson:"counted,omitempty"`     // live or provisional
 	Provisional *bson.DateTime           `bson:"provisional,omitempty"` // since when
 	DeletedAt   *bson.DateTime           `bson:"deleted_at,omitempty"`
@@ -153,7 +154,7 @@ func toJob(j *job.Job) *definedJob {
 	return d
 }
 
-// decode returns the job without its last run.
+// decode returns the job without its last run and its state.
 func (d *definedJob) decode() (*job.Job, error) {
 	def := &d.Definition
 	parameters, err := object{def.Parameters, def.ParametersJSON}.json()

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -342,7 +344,7 @@ func (s *Store) cancelWaiting(ctx context.Context, jobID string, now time.Time) 
 		to := e.CancelledUnstarted(now)
 		to.Reason = job.ReasonJobDeleted + ": the job was deleted while this run waited"
 		// One that is leased at this moment goes on.
-		if _, _, err := s.writeState(ctx, bson.D{{Key: "_id", Value: e.ID}, {Key: "status", Value: string(e.Status)}, {Key: "token", Value: e.Token}}, to, nil, 0, nil); err != nil {
+		if _, _, err := s.writeState(ctx, bson.D{{Key: "_id", Value: e.ID}, {Key: "status", Value: string(e.Status)}, {Key: "token", Value: e.Token}}, nil, to, nil, 0, nil); err != nil {
 			return err
 		}
 	}
@@ -359,35 +361,37 @@ func (s *Store) Job(ctx context.Context, id string) (j *job.Job, err error) {
 		if d == nil || d.Provisional != nil {
 			return job.ErrNotFound
 		}
-		j, err = s.complete(ctx, d)
+		if j, err = s.complete(ctx, d); err == nil {
+			j.State = d.state()
+		}
 		return err
 	})
 	return j, err
 }
 
+func (d *definedJob) state() job.State {
+	if d.State == "" {
+		return job.StateNever
+	}
+	return d.State
+}
+
 // Jobs implements [store.Definitions].
 func (s *Store) Jobs(ctx context.Context, f store.JobFilter) (page []*job.Job, total int, err error) {
-	filter := bson.D{{Key: "counted", Value: true}, absent("provisional")}
-	if len(f.TemplateTypes) > 0 {
-		filter = append(filter, bson.E{Key: "template_type", Value: bson.D{{Key: "$in", Value: f.TemplateTypes}}})
-	}
-	if f.Enabled != nil {
-		filter = append(filter, bson.E{Key: "enabled", Value: *f.Enabled})
-	}
 	err = s.call(ctx, func(ctx context.Context) error {
-		if total, err = s.countJobs(ctx, filter); err != nil || total <= f.Offset || f.Limit <= 0 {
-			return err
-		}
-		found, err := many[definedJob](ctx, s.jobs, filter, options.Find().SetSort(bson.D{{Key: "created_at", Value: -1}, {Key: "_id", Value: -1}}).
-			SetSkip(int64(f.Offset)).SetLimit(int64(f.Limit)))
+		found, n, err := pageOf[definedJob](ctx, s.jobs, f.Offset, f.Limit, jobList(f)...)
 		if err != nil {
 			return err
 		}
-		page = make([]*job.Job, len(found))
+		total, page = n, make([]*job.Job, len(found))
 		failed := make([]error, len(found))
 		var reading sync.WaitGroup
 		for i, d := range found {
-			reading.Go(func() { page[i], failed[i] = s.complete(ctx, d) })
+			reading.Go(func() {
+				if page[i], failed[i] = s.complete(ctx, d); failed[i] == nil {
+					page[i].State = d.state()
+				}
+			})
 		}
 		reading.Wait()
 		return firstError(failed)
@@ -396,6 +400,69 @@ func (s *Store) Jobs(ctx context.Context, f store.JobFilter) (page []*job.Job, t
 		return nil, 0, err
 	}
 	return page, total, nil
+}
+
+// jobList is the query for a list of jobs. When they are in the order of their
+// next runs there are two: those without one come last.
+func jobList(f store.JobFilter) []stretch {
+	filter := bson.D{{Key: "counted", Value: true}, absent("provisional")}
+	if len(f.TemplateTypes) > 0 {
+		filter = append(filter, bson.E{Key: "template_type", Value: bson.D{{Key: "$in", Value: f.TemplateTypes}}})
+	}
+	if f.Enabled != nil {
+		filter = append(filter, bson.E{Key: "enabled", Value: *f.Enabled})
+	}
+	var all bson.A
+	for _, word := range f.Words {
+		if strings.ContainsRune(word, 0) { // nothing holds it, and no pattern can
+			return nil
+		}
+		pattern := bson.Regex{Pattern: regexp.QuoteMeta(word), Options: "i"}
+		all = append(all, bson.D{{Key: "$or", Value: bson.A{
+			bson.D{{Key: "name", Value: pattern}}, bson.D{{Key: "description", Value: pattern}}, bson.D{{Key: "template_type", Value: pattern}},
+		}}})
+	}
+	for _, l := range f.Labels {
+		if l.Key == "" || strings.ContainsRune(l.Key, 0) { // no document has such a key
+			return nil
+		}
+		field := "labels." + escapeKey(l.Key)
+		if l.Value != nil {
+			all = append(all, bson.D{{Key: field, Value: *l.Value}})
+		} else {
+			all = append(all, bson.D{present(field)})
+		}
+	}
+	if len(f.States) > 0 {
+		states := bson.D{{Key: "state", Value: bson.D{{Key: "$in", Value: f.States}}}}
+		if slices.Contains(f.States, job.StateNever) {
+			states = bson.D{{Key: "$or", Value: bson.A{states, bson.D{absent("state")}}}}
+		}
+		all = append(all, states)
+	}
+	if len(all) > 0 {
+		filter = append(filter, bson.E{Key: "$and", Value: all})
+	}
+	direction := 1
+	if f.Sort.Descending || f.Sort.By == "" {
+		direction = -1
+	}
+	ids := bson.E{Key: "_id", Value: direction}
+	switch f.Sort.By {
+	case store.SortName:
+		return []stretch{{filter, bson.D{{Key: "name", Value: direction}, ids}}}
+	case store.SortUpdated:
+		return []stretch{{filter, bson.D{{Key: "updated_at", Value: direction}, ids}}}
+	case store.SortNextRun:
+		with := bson.D{{Key: "next_run_at", Value: bson.D{{Key: "$gt", Value: bson.DateTime(0)}}}}
+		without := bson.D{{Key: "next_run_at", Value: nil}}
+		return []stretch{
+			{append(with, filter...), bson.D{{Key: "next_run_at", Value: direction}, ids}},
+			{append(without, filter...), bson.D{ids}},
+		}
+	default:
+		return []stretch{{filter, bson.D{{Key: "created_at", Value: direction}, ids}}}
+	}
 }
 
 func firstError(all []error) error {

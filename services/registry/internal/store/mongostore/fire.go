@@ -126,7 +126,11 @@ func (s *Store) moveJob(ctx context.Context, id string, version int, from bson.D
 
 // confirm takes the mark off a record whose job was advanced for it.
 func (s *Store) confirm(ctx context.Context, d *execution) error {
-	_, err := update(ctx, s.executions, stillUnconfirmed(d), bson.D{{Key: "$unset", Value: bson.D{{Key: "unconfirmed", Value: ""}}}})
+	u := changes(nil, bson.D{{Key: "unconfirmed", Value: ""}})
+	if job.Status(d.State.Status).Ended() {
+		u = append(u, settles)
+	}
+	_, err := update(ctx, s.executions, stillUnconfirmed(d), u)
 	return err
 }
 

@@ -74,7 +74,7 @@ func (s *Store) runnable(ctx context.Context, e *job.Execution) error {
 	if err != nil {
 		return err
 	}
-	if j == nil || !j.live() {
+	if !runs(j) {
 		return job.ErrNotFound
 	}
 	if e.Exclusive {
@@ -98,6 +98,9 @@ func (s *Store) runnable(ctx context.Context, e *job.Execution) error {
 	return nil
 }
 
+// runs tells whether the job can be run by hand: it lives, or is the system's.
+func runs(j *definedJob) bool { return j != nil && (j.live() || job.System(j.ID)) }
+
 // afterInsert makes sure that the job was not deleted meanwhile: its waiting
 // records may have been cancelled before this one was there.
 func (s *Store) afterInsert(ctx context.Context, r store.RunNow, d *execution) (*job.Execution, error) {
@@ -105,7 +108,7 @@ func (s *Store) afterInsert(ctx context.Context, r store.RunNow, d *execution) (
 	if err != nil {
 		return nil, err
 	}
-	if j == nil || !j.live() {
+	if !runs(j) {
 		own := bson.D{{Key: "_id", Value: d.ID}, {Key: "status", Value: d.State.Status}, {Key: "token", Value: d.State.Token}}
 		if gone, err := remove(ctx, s.executions, own); err != nil {
 			return nil, err
@@ -251,7 +254,7 @@ func (s *Store) RequestCancel(ctx context.Context, c store.Cancel) (stands *job.
 				if c.Reason != "" {
 					to.Reason = c.Reason
 				}
-				matched, _, err = s.writeState(ctx, filter, to, c.Audit, d.Audits, nil)
+				matched, _, err = s.writeState(ctx, filter, nil, to, c.Audit, d.Audits, nil)
 			} else {
 				sets := bson.D{{Key: "cancel_requested", Value: true}}
 				if c.Reason != "" {
@@ -319,27 +322,14 @@ var historyOrder = bson.D{{Key: "scheduled_for", Value: -1}, {Key: "_id", Value:
 
 // Executions implements [store.History].
 func (s *Store) Executions(ctx context.Context, f store.ExecutionFilter) (page []*job.Execution, total int, err error) {
-	filter := historyFilter(f)
 	err = s.call(ctx, func(ctx context.Context) error {
-		n, err := s.executions.CountDocuments(ctx, filter)
-		if err != nil {
-			return fmt.Errorf("count %s: %w", s.executions.Name(), err)
-		}
-		if total = int(n); total <= f.Offset || f.Limit <= 0 {
-			return nil
-		}
-		found, err := many[execution](ctx, s.executions, filter, options.Find().SetSort(historyOrder).SetSkip(int64(f.Offset)).SetLimit(int64(f.Limit)))
+		found, n, err := pageOf[execution](ctx, s.executions, f.Offset, f.Limit, stretch{historyFilter(f), historyOrder})
 		if err != nil {
 			return err
 		}
-		for _, d := range found {
-			e, err := d.decode()
-			if err != nil {
-				return err
-			}
-			page = append(page, e)
-		}
-		return nil
+		total = n
+		page, err = decoded(found)
+		return err
 	})
 	if err != nil {
 		return nil, 0, err
@@ -392,24 +382,24 @@ func (s *Store) Logs(ctx context.Context, id string, offset, limit int) (lines [
 
 // Audits implements [store.History].
 func (s *Store) Audits(ctx context.Context, f store.AuditFilter) (page []store.AuditEntry, total int, err error) {
-	// All of them, but so that an index counts them.
-	filter, sort := bson.D{{Key: "at", Value: bson.D{{Key: "$gte", Value: bson.DateTime(0)}}}}, bson.D{{Key: "at", Value: -1}, {Key: "object", Value: -1}, {Key: "n", Value: -1}}
-	object, offset, limit := f.Object, f.Offset, f.Limit
-	if object != "" {
-		filter, sort = bson.D{{Key: "object", Value: object}}, bson.D{{Key: "n", Value: -1}}
+	list := stretch{sort: bson.D{{Key: "at", Value: -1}, {Key: "object", Value: -1}, {Key: "n", Value: -1}}}
+	for _, exact := range []struct{ field, value string }{{"object", f.Object}, {"user", f.User}, {"action", f.Action}} {
+		if exact.value != "" {
+			list.filter = append(list.filter, bson.E{Key: exact.field, Value: exact.value})
+		}
+	}
+	switch {
+	case f.Object != "":
+		list.sort = bson.D{{Key: "n", Value: -1}}
+	case len(list.filter) == 0: // all of them, but so that an index counts them
+		list.filter = bson.D{{Key: "at", Value: bson.D{{Key: "$gte", Value: bson.DateTime(0)}}}}
 	}
 	err = s.call(ctx, func(ctx context.Context) error {
-		n, err := s.audits.CountDocuments(ctx, filter)
-		if err != nil {
-			return fmt.Errorf("count %s: %w", s.audits.Name(), err)
-		}
-		if total = int(n); total <= offset || limit <= 0 {
-			return nil
-		}
-		found, err := many[auditEntry](ctx, s.audits, filter, options.Find().SetSort(sort).SetSkip(int64(offset)).SetLimit(int64(limit)))
+		found, n, err := pageOf[auditEntry](ctx, s.audits, f.Offset, f.Limit, list)
 		if err != nil {
 			return err
 		}
+		total = n
 		for _, d := range found {
 			page = append(page, d.decode())
 		}

@@ -24,6 +24,7 @@ const (
 	replicasName   = "job_replicas"
 	usersName      = "job_users"
 	tokensName     = "job_tokens"
+	rollUpsName    = "job_rollups"
 	metaName       = "job_store"
 )
 
@@ -42,7 +43,10 @@ var indexes = []index{
 	{collection: jobsName, name: "name", keys: []string{"name_key"}, unique: true, sparse: true},
 	// Jobs: a page, newest first, and the number of live jobs for the limit.
 	{collection: jobsName, name: "list", keys: []string{"counted", "-created_at", "-_id"}},
-	// DueJobs.
+	// The same by name, and by the last edit.
+	{collection: jobsName, name: "list_by_name", keys: []string{"counted", "name", "_id"}},
+	{collection: jobsName, name: "list_by_edit", keys: []string{"counted", "updated_at", "_id"}},
+	// DueJobs; Jobs by their next runs.
 	{collection: jobsName, name: "due", keys: []string{"next_run_at", "_id"}},
 	// Mend: tombstones that have something left to cancel.
 	{collection: jobsName, name: "owes", keys: []string{"owes"}, sparse: true},
@@ -69,12 +73,30 @@ var indexes = []index{
 	{collection: executionsName, name: "history_by_status", keys: []string{"job_id", "status", "-scheduled_for", "-_id"}},
 	// A job's last run.
 	{collection: executionsName, name: "last_start", keys: []string{"job_id", "-last_started_at"}},
+	// RollUp: what settled since.
+	{collection: executionsName, name: "settled", keys: []string{"settled"}, sparse: true},
+	// Failures, in order.
+	{collection: executionsName, name: "failures", keys: []string{"failed_order"}, sparse: true},
+	// Live and Pulse: what waits, in order.
+	{collection: executionsName, name: "waiting", keys: []string{"wake_order"}, sparse: true},
 
+	// Statistics.
+	{collection: rollUpsName, name: "job", keys: []string{"job_id", "from"}},
 	// Logs, in order.
 	{collection: logsName, name: "chunks", keys: []string{"execution_id", "token", "number"}},
 	// Audits: a page of all, and of one object.
 	{collection: auditsName, name: "latest", keys: []string{"-at", "-object", "-n"}},
 	{collection: auditsName, name: "object", keys: []string{"object", "-n"}},
+	// The same of one user, and of one action.
+	{collection: auditsName, name: "user", keys: []string{"user", "-at", "-object", "-n"}},
+	{collection: auditsName, name: "action", keys: []string{"action", "-at", "-object", "-n"}},
+	// No audit is copied out twice.
+	{collection: auditsName, name: "source", keys: []string{"source"}, unique: true, sparse: true},
+	// Tokens.
+	{collection: tokensName, name: "user", keys: []string{"user", "-created_at", "-_id"}},
+	// Mend: users who were removed, or of whose tokens some were, and who may not
+	// be gone.
+	{collection: usersName, name: "owes", keys: []string{"owes"}, sparse: true},
 	// DeleteExpiredTokens.
 	{collection: tokensName, name: "expires", keys: []string{"expires_at"}, sparse: true},
 	// OpenSession: what is forgotten.
@@ -85,6 +107,7 @@ var indexes = []index{
 	{collection: executionsName, name: "audit", keys: []string{"audit.n"}, sparse: true},
 	{collection: sessionsName, name: "audit", keys: []string{"audit.n"}, sparse: true},
 	{collection: usersName, name: "audit", keys: []string{"audit.n"}, sparse: true},
+	{collection: tokensName, name: "audit", keys: []string{"audit.n"}, sparse: true},
 }
 
 func (i index) document() bson.D {

@@ -65,11 +65,19 @@ func (s *Store) finish(ctx context.Context, now time.Time) error {
 		}
 	}
 	for left := int64(1); left > 0; {
+		if err := s.finishUsers(ctx); err != nil {
+			return err
+		}
+		if left, err = s.users.CountDocuments(ctx, bson.D{{Key: "owes", Value: true}}); err != nil {
+			return fmt.Errorf("count %s: %w", s.users.Name(), err)
+		}
+	}
+	for left := int64(1); left > 0; {
 		if err := s.copyOutAll(ctx); err != nil { // as many as it looks at
 			return err
 		}
 		left = 0
-		for _, c := range []*mongo.Collection{s.jobs, s.executions, s.sessions, s.users} {
+		for _, c := range s.withAudits() {
 			n, err := c.CountDocuments(ctx, bson.D{{Key: "audit.n", Value: bson.D{{Key: "$gt", Value: 0}}}})
 			if err != nil {
 				return fmt.Errorf("count %s: %w", c.Name(), err)
@@ -118,11 +126,11 @@ func (s *Store) export(ctx context.Context, kind move.Kind, yield func(move.Reco
 		return err
 	case move.Users:
 		return each(ctx, s.users, bson.D{}, byID1, func(d *user) error {
-			return yield(move.User{User: store.User{Name: d.Name, Role: d.Role, PasswordHash: d.PasswordHash, CreatedAt: fromDate(&d.CreatedAt)}})
+			return yield(move.User{User: d.decode()})
 		})
 	case move.Tokens:
 		return each(ctx, s.tokens, bson.D{}, byID1, func(d *token) error {
-			return yield(move.Token{Token: store.Token{Hash: d.Hash, User: d.User, Name: d.Name, CreatedAt: fromDate(&d.CreatedAt), ExpiresAt: fromDate(d.ExpiresAt)}})
+			return yield(move.Token{Token: d.decode()})
 		})
 	case move.Sessions:
 		return each(ctx, s.sessions, bson.D{}, byID1, func(d *session) error {
@@ -158,8 +166,8 @@ func (s *Store) export(ctx context.Context, kind move.Kind, yield func(move.Reco
 }
 
 // each calls f for every document that the filter chooses, in the order given.
-func each[T any](ctx context.Context, c *mongo.Collection, filter, sort bson.D, f func(*T) error) (err error) {
-	cursor, err := c.Find(ctx, filter, options.Find().SetSort(sort))
+func each[T any](ctx context.Context, c *mongo.Collection, filter, sort bson.D, f func(*T) error, o ...options.Lister[options.FindOptions]) (err error) {
+	cursor, err := c.Find(ctx, filter, append(o, options.Find().SetSort(sort))...)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", c.Name(), err)
 	}
@@ -279,7 +287,7 @@ func (s *Store) documents(ctx context.Context, records []move.Record) (into *mon
 		case move.User:
 			into, documents = s.users, append(documents, user{Name: r.Name, Role: r.Role, PasswordHash: r.PasswordHash, CreatedAt: date(r.CreatedAt)})
 		case move.Token:
-			into, documents = s.tokens, append(documents, token{Hash: r.Hash, User: r.User, Name: r.Name, CreatedAt: date(r.CreatedAt), ExpiresAt: maybeDate(r.ExpiresAt)})
+			into, documents = s.tokens, append(documents, toToken(&r.Token))
 		case move.Session:
 			d := toSession(&r.Session)
 			d.EndedAt = maybeDate(r.EndedAt)
@@ -288,6 +296,10 @@ func (s *Store) documents(ctx context.Context, records []move.Record) (into *mon
 			into, documents = s.jobs, append(documents, movedJob(r))
 		case move.Execution:
 			d := toExecution(&r.Execution)
+			if r.Status.Ended() && !r.CompletedAt.IsZero() {
+				settled := settledAt(date(r.CompletedAt))
+				d.Settled = &settled
+			}
 			if r.LastStartedAt.After(r.StartedAt) {
 				d.LastStartedAt = maybeDate(r.LastStartedAt)
 			}
@@ -310,6 +322,14 @@ func (s *Store) documents(ctx context.Context, records []move.Record) (into *mon
 	}
 	if _, err := insertAbsent(ctx, s.logs, chunks); err != nil {
 		return nil, nil, err
+	}
+	if into == s.executions {
+		// What moves is settled as of its end, perhaps before what was counted.
+		if _, err := update(ctx, s.meta, byID(rollUpID), bson.D{
+			{Key: "$inc", Value: bson.D{{Key: "round", Value: int64(1)}}}, {Key: "$unset", Value: bson.D{{Key: "counted", Value: ""}}},
+		}); err != nil {
+			return nil, nil, err
+		}
 	}
 	return into, documents, s.raiseAudits(ctx, audits)
 }

@@ -124,7 +124,8 @@ func (s *Store) change(ctx context.Context, c *store.Change) (store.Answer, erro
 	id := c.To.ID
 	for range tries {
 		had := 0
-		if c.Audit != nil {
+		var over *execution
+		if c.Audit != nil || c.Status.Ended() {
 			have, err := one[execution](ctx, s.executions, byID(id))
 			if err != nil {
 				return store.Answer{}, err
@@ -136,12 +137,15 @@ func (s *Store) change(ctx context.Context, c *store.Change) (store.Answer, erro
 				return store.Answer{}, err
 			}
 			had = have.Audits
+			if c.Status.Ended() {
+				over = have
+			}
 		}
 		filter := bson.D{{Key: "_id", Value: id}, {Key: "status", Value: string(c.Status)}, {Key: "token", Value: c.Token}}
 		if c.Uncancelled {
 			filter = append(filter, absent("cancel_requested"))
 		}
-		matched, seatTaken, err := s.writeState(ctx, filter, c.To, c.Audit, had, c.Follow)
+		matched, seatTaken, err := s.writeState(ctx, filter, over, c.To, c.Audit, had, c.Follow)
 		if err != nil {
 			return store.Answer{}, err
 		}
@@ -183,9 +187,10 @@ func (s *Store) change(ctx context.Context, c *store.Change) (store.Answer, erro
 
 // writeState is the compare-and-set of a record. It confirms the record: whoever
 // changes one has made sure that it may be relied on. What follows is owed from
-// then on; nothing else may be.
+// then on; nothing else may be. over is the record as it was read, if it was
+// over.
 func (s *Store) writeState(
-	ctx context.Context, filter bson.D, to *job.Execution, a *store.Audit, had int, follow []*job.Execution,
+	ctx context.Context, filter bson.D, over *execution, to *job.Execution, a *store.Audit, had int, follow []*job.Execution,
 ) (matched, seatTaken bool, err error) {
 	sets, unsets, err := replacement(toState(to), optional)
 	if err != nil {
@@ -201,6 +206,15 @@ func (s *Store) writeState(
 		sets = append(sets, bson.E{Key: "owing", Value: follow[0].ID}, bson.E{Key: "owed", Value: toOwed(follow)})
 	}
 	u := changes(sets, unsets)
+	if over == nil && to.Status.Ended() {
+		u = append(u, settles)
+	} else if over != nil && !countsTheSame(over, to) {
+		u = append(u, settles)
+		if over.Settled != nil && over.State.CompletedAt != nil {
+			filter = append(filter, bson.E{Key: "settled", Value: *over.Settled})
+			u = append(u, bson.E{Key: "$push", Value: bson.D{{Key: "corrected", Value: correction{*over.Settled, *over.State.CompletedAt}}}})
+		}
+	}
 	if !to.StartedAt.IsZero() {
 		u = append(u, bson.E{Key: "$max", Value: bson.D{{Key: "last_started_at", Value: date(to.StartedAt)}}})
 	}
@@ -210,6 +224,18 @@ func (s *Store) writeState(
 	}
 	return matched, false, err
 }
+
+// settles has the server note when a record ends, or its end is corrected. The
+// time is a logical one, which only grows, whichever server writes it.
+var settles = bson.E{Key: "$currentDate", Value: bson.D{{Key: "settled", Value: bson.D{{Key: "$type", Value: "timestamp"}}}}}
+
+// countsTheSame tells whether an end counts as it did before.
+func countsTheSame(over *execution, to *job.Execution) bool {
+	a, b := over.State, toState(to)
+	return a.Status == b.Status && equal(a.StartedAt, b.StartedAt) && equal(a.CompletedAt, b.CompletedAt)
+}
+
+func equal(a, b *bson.DateTime) bool { return a == b || a != nil && b != nil && *a == *b }
 
 func toOwed(follow []*job.Execution) []*execution {
 	owed := make([]*execution, len(follow))

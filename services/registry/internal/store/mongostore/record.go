@@ -28,11 +28,15 @@ type execution struct {
 	CancelReason    string         `bson:"cancel_reason,omitempty"`
 	LastStartedAt   *bson.DateTime `bson:"last_started_at,omitempty"` // the latest of all that it was given
 	ExclusiveKey    string         `bson:"exclusive_key,omitempty"`   // the job's id while it holds the slot
-	Unconfirmed     *unconfirmed   `bson:"unconfirmed,omitempty"`
-	Owing           string         `bson:"owing,omitempty"` // the id of the first that is owed
-	Owed            []*execution   `bson:"owed,omitempty"`  // executions that follow it and may not be inserted yet
-	Audits          int            `bson:"audits,omitempty"`
-	Audit           *pendingAudit  `bson:"audit,omitempty"`
+	// Settled is the server's logical time of the write that ended the record, or
+	// corrected how it had ended. Corrected tells of the ends before.
+	Settled     *bson.Timestamp `bson:"settled,omitempty"`
+	Corrected   []correction    `bson:"corrected,omitempty"`
+	Unconfirmed *unconfirmed    `bson:"unconfirmed,omitempty"`
+	Owing       string          `bson:"owing,omitempty"` // the id of the first that is owed
+	Owed        []*execution    `bson:"owed,omitempty"`  // executions that follow it and may not be inserted yet
+	Audits      int             `bson:"audits,omitempty"`
+	Audit       *pendingAudit   `bson:"audit,omitempty"`
 }
 
 // unconfirmed says for which advance of its job a record stands. Until that has
@@ -101,6 +105,9 @@ type state struct {
 	WakeOrder  string `bson:"wake_order,omitempty"`  // of one that waits: its place in the queue
 	AlarmOrder string `bson:"alarm_order,omitempty"` // of one that does not wait but wants to be looked at
 	Held       string `bson:"held,omitempty"`        // its id while it is leased
+	// FailedOrder is of one that failed, timed out or is unknown: its place among
+	// these.
+	FailedOrder string `bson:"failed_order,omitempty"`
 }
 
 // optional are the fields of a state that are absent when empty.
@@ -164,6 +171,9 @@ func waits(e *job.Execution) bool {
 	return !e.Leased() && (e.Status == job.Pending || e.Status == job.Retrying)
 }
 
+// failed tells whether an end wants a person's attention.
+func failed(s job.Status) bool { return s == job.Failed || s == job.TimedOut || s == job.Unknown }
+
 func toState(e *job.Execution) state {
 	result := toObject(e.Result)
 	s := state{
@@ -194,6 +204,9 @@ func toState(e *job.Execution) state {
 	}
 	if e.Leased() {
 		s.Held = e.ID
+	}
+	if failed(e.Status) {
+		s.FailedOrder = order(e.CompletedAt, e.ID)
 	}
 	return s
 }

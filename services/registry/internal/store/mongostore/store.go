@@ -33,7 +33,7 @@ type Store struct {
 	log    *zap.Logger
 
 	jobs, executions, templates, logs, audits, quotas *mongo.Collection
-	sessions, replicas, users, tokens, meta           *mongo.Collection
+	sessions, replicas, users, tokens, rollUps, meta  *mongo.Collection
 
 	slots chan struct{} // one for each operation of Do that is under way
 
@@ -54,7 +54,7 @@ func newStore(client *mongo.Client, database string, log *zap.Logger) *Store {
 		jobs: db.Collection(jobsName), executions: db.Collection(executionsName), templates: db.Collection(templatesName),
 		logs: db.Collection(logsName), audits: db.Collection(auditsName), quotas: db.Collection(quotasName),
 		sessions: db.Collection(sessionsName), replicas: db.Collection(replicasName), users: db.Collection(usersName),
-		tokens: db.Collection(tokensName), meta: db.Collection(metaName),
+		tokens: db.Collection(tokensName), rollUps: db.Collection(rollUpsName), meta: db.Collection(metaName),
 	}
 }
 
@@ -113,6 +113,7 @@ func understood(err error) error {
 	}
 	for _, known := range []error{
 		job.ErrNotFound, job.ErrNameTaken, job.ErrVersion, job.ErrConflict, job.ErrUnavailable, job.ErrEnded, job.ErrKeyReused, job.ErrUserExists,
+		job.ErrLastAdmin,
 	} {
 		if errors.Is(err, known) {
 			return err

@@ -221,6 +221,9 @@ func (s *Store) Mend(ctx context.Context, now time.Time) error {
 		if err := s.insertAllOwed(ctx); err != nil {
 			return err
 		}
+		if err := s.finishUsers(ctx); err != nil {
+			return err
+		}
 		return s.copyOutAll(ctx)
 	})
 }
