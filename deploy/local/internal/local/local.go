@@ -59,7 +59,7 @@ func Run(ctx context.Context, config Config, out io.Writer) (err error) {
 	var registry, executor map[string]any
 	if config.Unlimited {
 		registry = map[string]any{"max_jobs": 0, "manual_runs_per_hour": 0}
-		executor = map[string]any{"log_lines": 1_000_000, "log_kb": 100 << 10}
+		executor = map[string]any{"log_lines": 1_000_000, "log_kb": 64 << 10}
 	}
 	s, err := system.Start(ctx, system.Config{
 		Bin: config.Bin, Dir: config.Dir, HTTPAddr: config.HTTPAddr, GRPCAddr: config.GRPCAddr,
