@@ -1,5 +1,5 @@
-# Almanac. `make help` lists the targets. Go, make and git are all they need;
-# with a C compiler the tests also run under the race detector.
+# Almanac. `make help` lists the targets. They need Go, make, git and, for the
+# console, Node; with a C compiler the tests also run under the race detector.
 
 SHELL := /bin/sh
 .SHELLFLAGS := -eu -c
@@ -35,6 +35,14 @@ SIMULATIONS := ^(TestSimulation|TestOwnershipOfALargeFleet)$$
 COMMANDS  = $(patsubst %,./%,$(filter-out %/cmd/runner,$(wildcard services/*/cmd/* deploy/local/cmd/*)))
 RUNNER   := ./services/executor/cmd/runner
 
+# The console, what its sources are, and where the registry embeds it from.
+CONSOLE := services/console
+BUILT   := services/registry/internal/console/dist/index.html
+PAGES    = $(shell find $(CONSOLE)/src $(CONSOLE)/build $(CONSOLE)/public -type f ! -name '*.test.*' ! -name schema.d.ts) \
+	$(addprefix $(CONSOLE)/,index.html vite.config.ts tsconfig.json package.json) proto/gen/openapi/almanac.swagger.json
+# Vite asks for this Node.
+NODE := node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || a === 20 && b >= 19 ? 0 : 1)'
+
 # `make test` replaces these two, for binaries that count coverage.
 BIN   := bin
 BUILD := -trimpath
@@ -60,12 +68,28 @@ help: ## list the targets
 # --- run ---------------------------------------------------------------------
 
 .PHONY: build
-build: ## build all binaries into bin/
+build: console ## build the console and all binaries into bin/
 	@mkdir -p $(BIN)
 	@go build $(BUILD) -o $(BIN)/ $(COMMANDS)
 	@go build -trimpath -o $(BIN)/ $(RUNNER)
 	@GOWORK=off go build -C examples/hello -trimpath -o $(CURDIR)/$(BIN)/ .
 	@$(MAKE) standin BIN="$(BIN)" BUILD="$(BUILD)"
+
+# Without Node everything is built but the console, and the registry's page says so.
+.PHONY: console
+console: ## build the web console into the registry
+	@if command -v npm >/dev/null && $(NODE); then $(MAKE) --silent $(BUILT); \
+	else echo 'NOTE: there is no Node (20.19 or later) with npm, so the registry is built without its console.'; fi
+
+$(BUILT): $(CONSOLE)/node_modules/.package-lock.json $(PAGES)
+	@echo 'building the console'
+	@mkdir -p $(CONSOLE)/.generated
+	@cd $(CONSOLE) && npm run --silent build >.generated/build.log 2>&1 || { cat .generated/build.log; exit 1; }; grep " kB  index.html" .generated/build.log
+
+$(CONSOLE)/node_modules/.package-lock.json: $(CONSOLE)/package-lock.json $(CONSOLE)/package.json $(CONSOLE)/.npmrc
+	@echo 'fetching what the console is made of (once)'
+	@cd $(CONSOLE) && PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --loglevel=error
+	@touch $@
 
 .PHONY: standin
 standin: .cache/standin/go.mod
@@ -100,7 +124,7 @@ test: BIN   := .cache/counting
 test: BUILD := -trimpath -cover $(COUNT)
 test: export GOCOVERDIR := $(CURDIR)/.cache/counted
 test: SHORT := -short
-test: test-begin test-unit test-system show show-fleet test-end ## run every test, with coverage
+test: test-begin test-unit test-console test-system show show-fleet test-browser test-end ## run every test, with coverage
 
 .PHONY: test-begin
 test-begin:
@@ -132,6 +156,19 @@ test-unit: build
 		echo "== $$module"; \
 		$(call TELL,GOWORK=off go test -C $$module $(COUNT) -coverprofile=$(CURDIR)/coverage/$$(basename $$module).out ./...); \
 	done
+
+.PHONY: test-console
+test-console: build
+	@$(NODE) || { echo 'The tests of the console need Node 20.19 or later, with npm.'; exit 1; }
+	@echo '== console: types and unit tests'
+	@cd $(CONSOLE) && npm run --silent check && npm run --silent test
+
+.PHONY: test-browser
+test-browser: build ## drive the console of a real system with a real browser
+	@$(NODE) || { echo 'The tests of the console need Node 20.19 or later, with npm.'; exit 1; }
+	@deploy/tools/packages chromium
+	@echo '== the console in a browser'
+	@cd $(CONSOLE) && ALMANAC_BIN=$(abspath $(BIN)) npm run --silent browser
 
 .PHONY: test-system
 test-system: build
@@ -251,4 +288,5 @@ tidy: bin/golangci-lint ## tidy every module and format all Go code
 
 .PHONY: clean
 clean: ## remove what was built; the local system's data stays
-	@rm -rf bin .cache coverage proto/third_party
+	@rm -rf bin .cache coverage proto/third_party $(CONSOLE)/node_modules $(CONSOLE)/.generated
+	@find $(dir $(BUILT)) -mindepth 1 ! -name .gitkeep -delete
