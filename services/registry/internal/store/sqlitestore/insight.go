@@ -80,14 +80,14 @@ func (s *Store) Live(ctx context.Context, offset, limit int) (page []*job.Execut
 func (s *Store) Failures(ctx context.Context, since time.Time, offset, limit int) (page []*job.Execution, total int, err error) {
 	err = s.read(ctx, func(d *data) error {
 		// The statuses stand as in the index, which else is not used.
-		n, err := d.number(`SELECT count(*) FROM executions WHERE status IN (4, 5, 8) AND completed_at >= ? + 0`, args{since.UnixMilli()})
+		n, err := d.number(`SELECT count(*) FROM executions WHERE (status = 4 OR status = 5 OR status = 8) AND completed_at >= ? + 0`, args{since.UnixMilli()})
 		if err != nil {
 			return err
 		}
 		if total = int(n); total <= offset {
 			return nil
 		}
-		found, err := d.executions(`WHERE e.status IN (4, 5, 8) AND e.completed_at >= ? + 0 ORDER BY e.completed_at DESC, e.seq DESC LIMIT ? + 0 OFFSET ? + 0`,
+		found, err := d.executions(`WHERE (e.status = 4 OR e.status = 5 OR e.status = 8) AND e.completed_at >= ? + 0 ORDER BY e.completed_at DESC, e.seq DESC LIMIT ? + 0 OFFSET ? + 0`,
 			args{since.UnixMilli(), limit, offset})
 		page = plain(found)
 		return err

@@ -277,7 +277,9 @@ func (w *writer) importExecution(e move.Execution) (int, error) {
 		return 0, err
 	}
 	w.seq++
-	w.noteEnd(endOf(key, &st))
+	if err := w.noteEnd(endOf(key, &st)); err != nil {
+		return 0, err
+	}
 	slot := int64(none)
 	if e.Exclusive {
 		slot = w.seq

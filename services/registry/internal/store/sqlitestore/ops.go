@@ -143,7 +143,9 @@ func (w *writer) insertFired() error {
 					return err
 				}
 			} else if r.state.status == skipped {
-				w.noteEnd(endOf(r.job, &r.state))
+				if err := w.noteEnd(endOf(r.job, &r.state)); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -395,8 +397,11 @@ func (w *writer) writeRecord(p place, from, token int64, uncancelled bool, st *s
 		return 0, err
 	}
 	if is := endOf(p.job, st); from < success {
-		w.noteEnd(is)
-	} else if err := w.corrected(was, is); err != nil {
+		err = w.noteEnd(is)
+	} else {
+		err = w.noteCorrection(was, is)
+	}
+	if err != nil {
 		return 0, err
 	}
 	release := int64(0)

@@ -3,12 +3,12 @@ package sqlitestore
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
-
-	"zombiezen.com/go/sqlite"
 
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
@@ -53,51 +53,88 @@ func endOf(key int64, st *state) end {
 	return e
 }
 
+// endsTogether is how many ends one row of the queue holds.
+const endsTogether = 500
+
 // noteEnd notes the end of a record.
-func (w *writer) noteEnd(e end) {
-	if e.at != none {
-		w.ended = append(w.ended, e)
+func (w *writer) noteEnd(e end) error {
+	if e.at == none {
+		return nil
 	}
+	w.ended = append(e.appendTo(w.ended), '\n')
+	return w.endNoted()
 }
 
-// queueTogether says how many ends one statement can append.
-var queueTogether = [...]int{64, 8, 1}
+// noteCorrection notes that a record that had ended as was ends otherwise, or
+// goes on after all.
+func (w *writer) noteCorrection(was, is end) error {
+	if was == is || was.at == none && is.at == none {
+		return nil
+	}
+	w.ended = append(is.appendTo(w.ended), ' ')
+	w.ended = append(was.appendTo(w.ended), '\n')
+	return w.endNoted()
+}
 
-// flushEnds appends the ends that were noted in this transaction.
+func (w *writer) endNoted() error {
+	if w.noted++; w.noted < endsTogether {
+		return nil
+	}
+	return w.flushEnds()
+}
+
+// flushEnds appends the ends that were noted in this transaction to the queue.
 func (w *writer) flushEnds() error {
-	for rest := w.ended; len(rest) > 0; {
-		size := 1
-		for _, size = range queueTogether {
-			if size <= len(rest) {
-				break
+	if w.noted == 0 {
+		return nil
+	}
+	w.queueEnds.BindText(1, string(w.ended))
+	_, err := w.step(w.queueEnds)
+	w.ended, w.noted = w.ended[:0], 0
+	return err
+}
+
+// appendTo writes the end as four words.
+func (e end) appendTo(b []byte) []byte {
+	for i, n := range [...]int64{e.job, e.status, e.at, e.took} {
+		if i > 0 {
+			b = append(b, ' ')
+		}
+		if n == none {
+			b = append(b, '-')
+		} else {
+			b = strconv.AppendInt(b, n, 10)
+		}
+	}
+	return b
+}
+
+// parseEnds reads a line of the queue. There is no end before without a
+// correction.
+func parseEnds(line string) (is, was end, err error) {
+	numbers := [8]int64{4: 0, 6: none, 7: none}
+	n := 0
+	for word := range strings.SplitSeq(line, " ") {
+		if n == len(numbers) {
+			return end{}, end{}, fmt.Errorf("queued end %q has too many words", line)
+		}
+		if numbers[n] = none; word != "-" {
+			if numbers[n], err = strconv.ParseInt(word, 10, 64); err != nil {
+				return end{}, end{}, fmt.Errorf("queued end %q: %w", line, err)
 			}
 		}
-		s := w.appends[size]
-		for i, e := range rest[:size] {
-			s.BindInt64(4*i+1, e.job)
-			s.BindInt64(4*i+2, e.status)
-			s.BindInt64(4*i+3, e.at)
-			bindInt(s, 4*i+4, e.took)
-		}
-		if _, err := w.step(s); err != nil {
-			return err
-		}
-		rest = rest[size:]
+		n++
 	}
-	w.ended = w.ended[:0]
-	return nil
-}
-
-func (w *writer) prepareEnds() error {
-	w.appends = map[int]*sqlite.Stmt{}
-	for _, n := range queueTogether {
-		s, err := w.Prepare(`INSERT INTO ended (job, status, at, took) VALUES ` + strings.Repeat(`, (?, ?, ?, ?)`, n)[2:])
-		if err != nil {
-			return err
-		}
-		w.appends[n] = s
+	if n != 4 && n != 8 {
+		return end{}, end{}, fmt.Errorf("queued end %q has %d words", line, n)
 	}
-	return nil
+	is, was = end{numbers[0], numbers[1], numbers[2], numbers[3]}, end{numbers[4], numbers[5], numbers[6], numbers[7]}
+	for _, e := range []end{is, was} {
+		if e.at != none && (e.status < success || e.status > unknown) {
+			return end{}, end{}, fmt.Errorf("queued end %q: %d is no end", line, e.status)
+		}
+	}
+	return is, was, nil
 }
 
 // endKept returns how the record ended, as it is kept.
@@ -107,20 +144,6 @@ func (w *writer) endKept(p place) (e end, err error) {
 		e = endOf(p.job, &state{status: r.int(0), startedAt: r.millis(1), completedAt: r.millis(2)})
 	})
 	return e, err
-}
-
-// corrected notes that a record that had ended as was ends otherwise, or goes on
-// after all.
-func (w *writer) corrected(was, is end) error {
-	if was == is {
-		return nil
-	}
-	if err := w.flushEnds(); err != nil { // which may hold the end that was
-		return err
-	}
-	_, err := w.exec(`INSERT INTO ended (job, status, at, took, was_status, was_at, was_took) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-		args{is.job, is.status, is.at, is.took, was.status, was.at, was.took})
-	return err
 }
 
 // RollUp implements [store.Insight].
@@ -133,8 +156,7 @@ func (s *Store) RollUp(ctx context.Context, _ time.Time) (more bool, err error) 
 		return false, err
 	}
 	err = s.writeWhen(ctx, false, func(w *writer) error {
-		n, err := w.rollUp()
-		more = n == maxRollUp
+		more, err = w.rollUp()
 		return err
 	})
 	if err != nil {
@@ -175,58 +197,64 @@ func (s sums) add(key int64, e end, n int64) {
 	}
 }
 
-// rollUp adds up the first of the queued ends, and returns how many.
-func (w *writer) rollUp() (n int, err error) {
+// rollUp adds up the first of the queued ends, and tells whether there are more.
+func (w *writer) rollUp() (more bool, err error) {
 	found := sums{}
 	latest := map[int64]end{}     // of each job, those that tell its state
 	corrected := map[int64]bool{} // jobs that need a closer look
-	last := int64(0)
-	err = w.each(`SELECT seq, job, status, at, took, was_status, was_at, was_took FROM ended ORDER BY seq LIMIT ? + 0`, args{maxRollUp}, func(r row) error {
-		n++
+	n, last := 0, int64(0)
+	if err := w.each(`SELECT seq, ends FROM ended ORDER BY seq`, nil, func(r row) error {
+		if n >= maxRollUp {
+			more = true
+			return errEnough
+		}
 		last = r.int(0)
-		is, was := end{r.int(1), r.int(2), r.millis(3), r.millis(4)}, end{r.int(1), r.int(5), r.millis(6), r.millis(7)}
-		id, err := w.jobID(is.job)
-		if err != nil {
-			return err
-		}
-		found.add(is.job, is, 1)
-		found.add(is.job, was, -1)
-		if !job.System(id) {
-			found.add(allJobs, is, 1)
-			found.add(allJobs, was, -1)
-		}
-		if was.at != none {
-			corrected[is.job] = true
-		}
-		if _, tells := job.StateAfter(statuses[is.status]); tells && is.at != none {
-			if l, ok := latest[is.job]; !ok || l.at <= is.at {
+		for line := range strings.Lines(r.text(1)) {
+			n++
+			is, was, err := parseEnds(strings.TrimSuffix(line, "\n"))
+			if err != nil {
+				return err
+			}
+			id, err := w.jobID(is.job)
+			if err != nil {
+				return err
+			}
+			found.add(is.job, is, 1)
+			found.add(is.job, was, -1)
+			if !job.System(id) {
+				found.add(allJobs, is, 1)
+				found.add(allJobs, was, -1)
+			}
+			if was.at != none {
+				corrected[is.job] = true
+			}
+			if _, tells := job.StateAfter(statuses[is.status]); tells && is.at != none && latest[is.job].at <= is.at {
 				latest[is.job] = is
 			}
 		}
 		return nil
-	})
-	if n == 0 || err != nil {
-		return 0, err
+	}); err != nil || n == 0 {
+		return false, err
 	}
 	if err := w.addSums(found); err != nil {
-		return 0, err
+		return false, err
 	}
 	for _, key := range slices.Sorted(maps.Keys(latest)) {
 		e := latest[key]
 		if _, err := w.exec(`UPDATE job_state SET last_end_at = ?1, last_end = ?2 WHERE job = ?3 AND (last_end_at IS NULL OR last_end_at <= ?1)`,
 			args{e.at, e.status, key}); err != nil {
-			return 0, err
+			return false, err
 		}
 	}
 	for key := range corrected {
 		if _, err := w.exec(`UPDATE job_state SET (last_end_at, last_end) = (SELECT completed_at, status FROM
 			(SELECT completed_at, status FROM executions WHERE job = ?1 + 0 ORDER BY at DESC, cause DESC LIMIT ?2 + 0)
 			WHERE status IN (3, 4, 5, 8) ORDER BY completed_at DESC LIMIT 1) WHERE job = ?1`, args{key, stateDepth}); err != nil {
-			return 0, err
+			return false, err
 		}
 	}
 	_, err = w.exec(`DELETE FROM ended WHERE seq <= ?`, args{last})
-	return n, err
+	return more, err
 }
 
 // addSums writes in the order of the table.

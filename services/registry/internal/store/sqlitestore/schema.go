@@ -197,22 +197,19 @@ CREATE INDEX jobs_newest ON jobs (created_at, id) WHERE deleted = 0;
 ALTER TABLE job_state ADD COLUMN last_end_at INTEGER;
 ALTER TABLE job_state ADD COLUMN last_end INTEGER;
 
-CREATE INDEX executions_failures ON executions (completed_at) WHERE status IN (4, 5, 8);
+-- Not status IN (4, 5, 8): that takes as long as half of a change, with each.
+CREATE INDEX executions_failures ON executions (completed_at) WHERE status = 4 OR status = 5 OR status = 8;
 
--- The ends that are still to be counted, in their order, and for a record that had
--- ended before, how.
+-- The ends that are still to be counted, in their order. Each is a line of four
+-- words: the job, the status, when it ended, and how many milliseconds after its
+-- start, - when it had none. Four more tell how a record had ended before.
 CREATE TABLE ended (
-	seq        INTEGER PRIMARY KEY,
-	job        INTEGER NOT NULL,
-	status     INTEGER NOT NULL,
-	at         INTEGER,
-	took       INTEGER,
-	was_status INTEGER,
-	was_at     INTEGER,
-	was_took   INTEGER
+	seq  INTEGER PRIMARY KEY,
+	ends TEXT NOT NULL
 );
-INSERT INTO ended (job, status, at, took)
-	SELECT job, status, completed_at, max(completed_at - started_at, 0) FROM executions WHERE status >= 3 AND completed_at IS NOT NULL ORDER BY seq;
+INSERT INTO ended (ends)
+	SELECT group_concat(job || ' ' || status || ' ' || completed_at || ' ' || coalesce(max(completed_at - started_at, 0), '-'), char(10)) FROM executions
+	WHERE status >= 3 AND completed_at IS NOT NULL GROUP BY seq / 500 ORDER BY seq / 500;
 
 -- What ended in the time from bucket on: of a job, or with job 0 of all but the
 -- system's. timed are those that had started, total and longest their milliseconds.

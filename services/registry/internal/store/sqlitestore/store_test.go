@@ -212,9 +212,21 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 	}
 }
 
+// rollUp counts all that has ended.
+func rollUp(t *testing.T, s *Store) {
+	t.Helper()
+	for more := true; more; {
+		var err error
+		if more, err = s.RollUp(t.Context(), start); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // consistent checks what is kept twice.
 func consistent(t *testing.T, s *Store) {
 	t.Helper()
+	rollUp(t, s)
 	if err := s.read(t.Context(), func(d *data) error {
 		var ok string
 		if _, err := d.one(`PRAGMA integrity_check`, nil, func(r row) { ok = r.text(0) }); err != nil || ok != "ok" {
@@ -227,6 +239,11 @@ func consistent(t *testing.T, s *Store) {
 			"slots": `SELECT count(*) FROM job_state s WHERE s.slot IS NOT (SELECT seq FROM executions WHERE job = s.job AND exclusive = 1)`,
 			// What waits has a queue, what has none is over.
 			"queues":          `SELECT count(*) FROM executions WHERE (typeof(queue) = 'text') <> (status < 2 AND session IS NULL) OR queue IS NULL AND (status < 3 OR seat IS NOT NULL)`,
+			"roll-ups": `WITH ends AS (SELECT job, completed_at - completed_at % 900000 AS bucket, status, max(completed_at - started_at, 0) AS took
+				FROM executions WHERE status > 2 AND completed_at IS NOT NULL), twice AS (SELECT * FROM ends UNION ALL SELECT 0, bucket, status, took FROM ends)
+				SELECT count(*) FROM (SELECT bucket, job, sum(status = 3), sum(status = 4), sum(status = 5), sum(status = 6), sum(status = 7), sum(status = 8),
+				count(took), coalesce(sum(took), 0), coalesce(max(took), 0) FROM twice GROUP BY bucket, job EXCEPT SELECT * FROM rollups)`,
+			"queued ends":     `SELECT count(*) FROM ended`,
 			"exclusive twice": `SELECT count(*) FROM (SELECT 1 FROM executions WHERE exclusive = 1 GROUP BY job HAVING count(*) > 1)`,
 		} {
 			n, err := d.number(query, nil)

@@ -143,7 +143,8 @@ type writer struct {
 	fired    []newRecord
 	lastFire time.Time // that lastKey belongs to
 	lastKey  string
-	ended    []end // by this transaction, not yet appended to the queue for RollUp
+	ended    []byte // what this transaction has yet to append to the queue for RollUp
+	noted    int    // ends in it
 	batch    []part
 	single   [1]part
 }
@@ -157,8 +158,8 @@ const insertParameters = 24
 type hot struct {
 	begin, commit, rollback *sqlite.Stmt
 	advance, change         *sqlite.Stmt
+	queueEnds               *sqlite.Stmt
 	inserts                 map[int]*sqlite.Stmt // by how many records
-	appends                 map[int]*sqlite.Stmt // by how many ends
 }
 
 func newWriter(s *Store, c *conn) (*writer, error) {
@@ -170,6 +171,7 @@ func newWriter(s *Store, c *conn) (*writer, error) {
 		{&w.begin, `BEGIN IMMEDIATE`},
 		{&w.commit, `COMMIT`},
 		{&w.rollback, `ROLLBACK`},
+		{&w.queueEnds, `INSERT INTO ended (ends) VALUES (?)`},
 		{&w.advance, `UPDATE job_state SET next_run_at = ?1, slot = coalesce(slot, ?2), live = live + ?3, skipped = skipped + ?4
 			WHERE job = ?5 AND version = ?6 AND next_run_at = ?7 AND (?2 IS NULL OR slot IS NULL)`},
 		{&w.change, `UPDATE executions SET seat = ?20, (` + stateColumns + `) = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, exclusive & ?15)
@@ -190,9 +192,6 @@ func newWriter(s *Store, c *conn) (*writer, error) {
 			return nil, err
 		}
 		w.inserts[n] = stmt
-	}
-	if err := w.prepareEnds(); err != nil {
-		return nil, err
 	}
 	var err error
 	w.seq, err = w.lastSeq()
@@ -281,7 +280,7 @@ func (w *writer) attempt(batch []part) (err error) {
 		return fmt.Errorf("begin: %w", err)
 	}
 	seq := w.seq
-	w.fired, w.ended = w.fired[:0], w.ended[:0]
+	w.fired, w.ended, w.noted = w.fired[:0], w.ended[:0], 0
 	for _, p := range batch {
 		if err = w.part(p); err != nil {
 			break
