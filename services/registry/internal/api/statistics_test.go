@@ -238,7 +238,7 @@ func BenchmarkStatistics(b *testing.B) {
 	ends := []job.Status{job.Success, job.Success, job.Success, job.Success, job.Success, job.Success, job.Success, job.Failed, job.TimedOut, job.Skipped}
 	records := make([]move.Record, 0, 2000)
 	for i := range runs {
-		at := began.Add(-time.Duration(i) * days * 24 * time.Hour / runs)
+		at := began.Add(-time.Duration(i) * (days * 24 * time.Hour / runs))
 		records = append(records, past(fmt.Sprintf("job_%03d", i%jobs), i, ends[i%len(ends)], at, time.Duration(i%5000)*time.Millisecond))
 		if len(records) == cap(records) {
 			if _, err := s.Import(b.Context(), records); err != nil {

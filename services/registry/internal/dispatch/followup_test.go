@@ -152,3 +152,35 @@ func TestNotificationsFollowARun(t *testing.T) {
 		}
 	})
 }
+
+// A trial belongs to a job that is never loaded: it is leased all the same, at
+// once where somebody is free and else later, and its end is told to nobody.
+func TestTrials(t *testing.T) {
+	dispatching(t, func(t *testing.T, r *rig) {
+		r.system()
+		trials := SystemJobs(time.Now())[1]
+		trials.TemplateType = idempotentType // of the job that is tried
+		if early := r.accept(trials, "early"); early.Leased() {
+			t.Errorf("leased to nobody: %+v", early)
+		}
+		st := r.open("a", 8)
+		r.beat(st)
+		for _, key := range []string{"early", "late"} {
+			if key == "late" && !r.accept(trials, key).Leased() {
+				t.Error("somebody is free, and it waits")
+			}
+			a := r.assignment(st)
+			if a.JobID != job.TrialsID || a.Attempt != 1 {
+				t.Fatalf("assigned %+v", a)
+			}
+			r.send(st, &Inbound{Results: []Result{{Holding{a.ID, a.Token}, job.Outcome{Status: job.Failed, CompletedAt: time.Now(), Error: "no luck", Retryable: true}}}})
+			synctest.Wait()
+			if e := r.execution(a.ID); e.Status != job.Failed || len(NotificationIDs(e)) != 0 {
+				t.Errorf("ended as %+v", e)
+			}
+		}
+		if _, total, err := r.store.Executions(t.Context(), store.ExecutionFilter{JobID: job.NotificationsID, Limit: 1}); err != nil || total != 0 {
+			t.Errorf("%d notifications, %v", total, err)
+		}
+	})
+}
