@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -13,6 +14,9 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
 )
 
 func write(t *testing.T, name, content string) string {
@@ -256,6 +260,35 @@ func TestServeRefuses(t *testing.T) {
 	} {
 		if _, err := run(t, t.Context(), "", append(base, c.args...)...); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// backlog is a store with so many steps of counting to do.
+type backlog struct {
+	store.Insight
+	steps int
+	err   error
+}
+
+func (b *backlog) RollUp(context.Context, time.Time) (more bool, err error) {
+	b.steps--
+	return b.steps > 0, b.err
+}
+
+func TestRollUpGoesOnForSomeSteps(t *testing.T) {
+	for name, c := range map[string]struct {
+		steps, left int
+		err         error
+	}{
+		"nothing":  {1, 0, nil},
+		"some":     {7, 0, nil},
+		"too many": {mostRollUps + 5, 5, nil},
+		"trouble":  {7, 6, job.ErrUnavailable},
+	} {
+		b := &backlog{steps: c.steps, err: c.err}
+		if err := rollUp(t.Context(), b); !errors.Is(err, c.err) || b.steps != c.left {
+			t.Errorf("%s: %d steps left, %v", name, b.steps, err)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -271,4 +272,47 @@ func benchJob(i int, spec schedule.Spec) *job.Job {
 		Enabled: true, Timeout: time.Hour, Missed: job.MissedRunOnce, Overlap: job.OverlapForbid, Organisation: job.DefaultOrganisation,
 		CreatedAt: began, UpdatedAt: began, Version: 1,
 	}
+}
+
+// mute is a store that answers nothing about all jobs together.
+type mute struct{ Store }
+
+func (mute) Recent(context.Context, []string, int) (map[string][]*job.Execution, error) {
+	return nil, errOutage
+}
+
+func (mute) Live(context.Context, int, int) ([]*job.Execution, int, error) { return nil, 0, errOutage }
+
+func (mute) Failures(context.Context, time.Time, int, int) ([]*job.Execution, int, error) {
+	return nil, 0, errOutage
+}
+
+func (mute) Pulse(context.Context, time.Time) (store.Pulse, error) { return store.Pulse{}, errOutage }
+
+func (mute) Statistics(context.Context, string, time.Time, time.Time) ([]store.RollUp, error) {
+	return nil, errOutage
+}
+
+func (mute) DueJobs(context.Context, *job.Share, time.Time, *job.Job, int) ([]*job.Job, error) {
+	return nil, errOutage
+}
+
+func TestInsightOutage(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Store = mute{c.Store} })
+	r.create("a job", "")
+	const neighbours = `{"schedule": {"cron": "* * * * *"}, "neighbours": true}`
+	for _, c := range []struct{ method, path, body string }{
+		{http.MethodGet, overviewPath, ""},
+		{http.MethodGet, statisticsPath, ""},
+		{http.MethodGet, upcomingPath, ""},
+		{http.MethodGet, executionsPath, ""},
+		{http.MethodGet, executionsPath + "?state=failed", ""},
+		{http.MethodGet, jobsPath + "?runs=3", ""},
+		{http.MethodPost, previewPath, neighbours},
+	} {
+		if a := r.as(access.Admin, c.method, c.path, c.body); a.code != http.StatusServiceUnavailable || a.reason() != "UNAVAILABLE" {
+			t.Errorf("%s %s: %d %s", c.method, c.path, a.code, a.text)
+		}
+	}
+	r.root(http.StatusOK, http.MethodGet, jobsPath, "") // without runs
 }
