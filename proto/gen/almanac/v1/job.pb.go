@@ -1438,7 +1438,8 @@ type PreviewScheduleRequest struct {
 	After *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
 	// Also tell which other enabled jobs are due in the same minutes.
 	Neighbours bool `protobuf:"varint,4,opt,name=neighbours,proto3" json:"neighbours,omitempty"`
-	// A job that is no neighbour: the one whose schedule this will be.
+	// The job whose schedule this will be: it is no neighbour, and an interval
+	// without a start counts from its creation.
 	JobId         string `protobuf:"bytes,5,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
