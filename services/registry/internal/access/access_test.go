@@ -124,21 +124,22 @@ func (m *memory) DeleteTokens(_ context.Context, user string, hashes []string, a
 }
 
 func (m *memory) TokenOwner(_ context.Context, hash string) (store.Token, store.User, error) {
+	t, u, err := m.owner(hash)
+	if m.reading != nil {
+		m.reading()
+	}
+	return t, u, err
+}
+
+func (m *memory) owner(hash string) (store.Token, store.User, error) {
 	m.mu.Lock()
-	reading := m.reading
 	defer m.mu.Unlock()
 	m.reads++
 	t, ok := m.tokens[hash]
-	u := m.users[t.User]
 	if m.fail == nil && !ok {
 		return t, store.User{}, job.ErrNotFound
 	}
-	if reading != nil {
-		m.mu.Unlock()
-		reading()
-		m.mu.Lock()
-	}
-	return t, u, m.fail
+	return t, m.users[t.User], m.fail
 }
 
 type clock struct {

@@ -53,7 +53,7 @@ func (g *Guard) logIn(ctx context.Context, name, password, address, kind string)
 	if err != nil {
 		return Login{}, err
 	}
-	now := g.now().UTC()
+	now := g.now().UTC().Truncate(time.Millisecond) // as a store keeps it
 	t, secret := newToken(store.Token{User: u.Name, Kind: kind, Name: kind, CreatedAt: now, ExpiresAt: now.Add(loginLifetime)})
 	if err := g.store.AddToken(ctx, t, nil); err != nil {
 		return Login{}, fmt.Errorf("keep the token: %w", err)

@@ -44,7 +44,7 @@ func (g *Guard) CreateToken(ctx context.Context, user, name string, expires time
 	if len(there) >= mostTokens {
 		return t, "", &job.LimitError{What: "personal tokens of a user", Limit: mostTokens}
 	}
-	t, secret = newToken(store.Token{User: user, Kind: store.TokenPersonal, Name: name, CreatedAt: g.now().UTC(), ExpiresAt: expires})
+	t, secret = newToken(store.Token{User: user, Kind: store.TokenPersonal, Name: name, CreatedAt: g.now().UTC().Truncate(time.Millisecond), ExpiresAt: expires})
 	a, err := g.audit(by, address, "token.create", user, nil, describedToken(t))
 	if err != nil {
 		return t, "", err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"time"
 
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
 )
@@ -46,7 +47,7 @@ func (g *Guard) AddUser(ctx context.Context, name string, role Role, password, b
 	if err != nil {
 		return store.User{}, err
 	}
-	u := store.User{Name: name, Role: string(role), PasswordHash: hash, CreatedAt: g.now().UTC()}
+	u := store.User{Name: name, Role: string(role), PasswordHash: hash, CreatedAt: g.now().UTC().Truncate(time.Millisecond)}
 	a, err := g.audit(by, address, "user.add", name, nil, described(u))
 	if err != nil {
 		return store.User{}, err

@@ -566,6 +566,7 @@ func TestOpenAPI(t *testing.T) {
 			}
 			Responses map[string]any
 			Security  []any
+			Produces  []string
 		}
 		SecurityDefinitions map[string]struct{ Type, In, Name string }
 		Tags                []struct{ Name string }
@@ -603,11 +604,18 @@ func TestOpenAPI(t *testing.T) {
 			}
 		}
 	}
-	if doc.Paths[jobsPath]["post"].Responses["201"] == nil || doc.Paths[jobsPath+"/{id}/run"]["post"].Responses["202"] == nil {
-		t.Error("the statuses of create and run are not told")
+	for path, code := range map[string]string{jobsPath: "201", jobsPath + "/{id}/run": "202", jobsPath + "/try": "202", tokensPath: "201", usersPath: "201", sessionPath: "200"} {
+		if responses := doc.Paths[path]["post"].Responses; responses[code] == nil || len(responses) != 2 {
+			t.Errorf("POST %s answers %v", path, responses)
+		}
 	}
-	if login := doc.Paths["/api/auth/login"]["post"]; login.Security == nil || len(login.Security) != 0 {
-		t.Errorf("login asks for %v", login.Security)
+	for _, path := range []string{"/api/auth/login", sessionPath} {
+		if login := doc.Paths[path]["post"]; login.Security == nil || len(login.Security) != 0 {
+			t.Errorf("%s asks for %v", path, login.Security)
+		}
+	}
+	if events := doc.Paths[executionsPath+"/{execution_id}/events"]["get"]; !slices.Equal(events.Produces, []string{"application/x-ndjson", "application/json"}) || events.Responses["200"] == nil {
+		t.Errorf("events: %v", events)
 	}
 	for _, tag := range doc.Tags {
 		if tag.Name == "LeaseService" {

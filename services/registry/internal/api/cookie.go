@@ -94,6 +94,7 @@ func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, gateway htt
 	lines := &lineWriter{ResponseWriter: w}
 	gateway.ServeHTTP(lines, r.WithContext(context.WithValue(r.Context(), lineWriterKey{}, lines)))
 	if lines.refused {
+		w.Header().Del("Transfer-Encoding") // the gateway expected lines
 		s.write(w, lines.failure)
 	}
 }

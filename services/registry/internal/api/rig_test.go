@@ -55,6 +55,7 @@ type rig struct {
 	tokens     map[access.Role]string
 	stop       func() error   // ends Serve and returns what it said
 	ticks      chan time.Time // of everything that waits for its next look
+	unwatched  chan struct{}  // gets one for everything that stops waiting
 
 	mu  sync.Mutex
 	now time.Time
@@ -74,7 +75,7 @@ func (r *rig) advance(d time.Duration) {
 
 func newRig(t *testing.T, change ...func(*Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, now: began, ticks: make(chan time.Time), dispatcher: &dispatcher{}, tokens: map[access.Role]string{}}
+	r := &rig{t: t, now: began, ticks: make(chan time.Time), unwatched: make(chan struct{}, 1000), dispatcher: &dispatcher{}, tokens: map[access.Role]string{}}
 	var err error
 	if r.store, err = sqlitestore.Open(t.Context(), t.TempDir(), sqlitestore.Options{Log: zap.NewNop()}); err != nil {
 		t.Fatal(err)
@@ -102,7 +103,7 @@ func newRig(t *testing.T, change ...func(*Config)) *rig {
 	cfg := Config{
 		Store: r.store, Dispatcher: r.dispatcher, Templates: r.templates, Guard: r.guard, Name: "registry-1",
 		SessionTTL: 5 * time.Second, MaxJobs: 100, ManualRunsPerHour: 10, TLS: rpc.TLS{Plaintext: true}, Now: r.Now, Log: zap.NewNop(), Version: "1.2.3",
-		Every:      func(time.Duration) (<-chan time.Time, func()) { return r.ticks, func() {} },
+		Every:      func(time.Duration) (<-chan time.Time, func()) { return r.ticks, func() { r.unwatched <- struct{}{} } },
 		OpenStream: func(context.Context, dispatch.Hello) (LeaseStream, error) { return nil, dispatch.ErrStopped },
 	}
 	for _, c := range change {

@@ -102,7 +102,7 @@ func (s *authService) CreateToken(ctx context.Context, req *almanacv1.CreateToke
 	}
 	var expires time.Time
 	if days > 0 {
-		expires = s.Now().UTC().AddDate(0, 0, days)
+		expires = s.Now().UTC().Truncate(time.Millisecond).AddDate(0, 0, days)
 	}
 	t, secret, err := s.Guard.CreateToken(ctx, who.User, req.Name, expires, who.User, who.address)
 	if err != nil {

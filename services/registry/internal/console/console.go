@@ -3,10 +3,10 @@
 package console
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -39,7 +39,8 @@ const (
 		"connect-src 'self'; manifest-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 	index    = "index.html"
 	viewer   = "docs/index.html" // of the API
-	assets   = "assets/"         // whose names change with what is in them
+	packed   = ".gz"
+	assets   = "assets/" // whose names change with what is in them
 	forever  = "public, max-age=31536000, immutable"
 	askAgain = "no-cache"
 )
@@ -67,8 +68,12 @@ Send <code>Authorization: Bearer &lt;token&gt;</code>; <code>POST /api/auth/logi
 
 // Console serves a console. It is safe for concurrent use.
 type Console struct {
-	files fs.FS
-	tags  map[string]string // ETags by name of the file
+	files map[string]file // by name
+}
+
+type file struct {
+	text []byte
+	tag  string // its ETag
 }
 
 // New returns a console of files: index.html, assets/ and whatever else is beside
@@ -76,7 +81,7 @@ type Console struct {
 // files without an index.html make one that says that there is none. It fails when
 // a file cannot be read.
 func New(files fs.FS) (*Console, error) {
-	c := &Console{files: files, tags: map[string]string{}}
+	c := &Console{files: map[string]file{}}
 	if files == nil {
 		return c, nil
 	}
@@ -89,7 +94,7 @@ func New(files fs.FS) (*Console, error) {
 			return err
 		}
 		sum := sha256.Sum256(text)
-		c.tags[name] = `"` + hex.EncodeToString(sum[:16]) + `"`
+		c.files[name] = file{text, `"` + hex.EncodeToString(sum[:16]) + `"`}
 		return nil
 	})
 	if err != nil {
@@ -114,19 +119,19 @@ func (c *Console) Serve(w http.ResponseWriter, r *http.Request) bool {
 	}
 	name := strings.TrimPrefix(r.URL.Path, "/")
 	switch {
-	case c.tags[index] == "":
+	case !c.has(index):
 		if name != "" {
 			return false
 		}
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		_, _ = io.WriteString(w, without)
 		return true
-	case name == "docs" && c.tags[viewer] != "":
+	case name == "docs" && c.has(viewer):
 		name = viewer
-	case name == "" || c.tags[name] == "" && IsPage(r):
+	case name == "" || !c.has(name) && IsPage(r):
 		name = index
 	}
-	if c.tags[name] == "" || strings.HasSuffix(name, ".gz") {
+	if !c.has(name) || strings.HasSuffix(name, packed) {
 		return false
 	}
 	h := w.Header()
@@ -136,33 +141,21 @@ func (c *Console) Serve(w http.ResponseWriter, r *http.Request) bool {
 	if strings.HasPrefix(name, assets) {
 		h.Set("Cache-Control", forever)
 	}
-	if packed := name + ".gz"; c.tags[packed] != "" {
+	if c.has(name + packed) {
 		h.Add("Vary", "Accept-Encoding")
 		if acceptsGzip(r.Header.Get("Accept-Encoding")) {
 			h.Set("Content-Encoding", "gzip")
-			name = packed
+			name += packed
 		}
 	}
-	h.Set("ETag", c.tags[name])
-	if err := c.send(w, r, name); err != nil {
-		h.Del("Content-Encoding")
-		http.Error(w, "the console cannot be read", http.StatusInternalServerError)
-	}
+	h.Set("ETag", c.files[name].tag)
+	http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(c.files[name].text))
 	return true
 }
 
-func (c *Console) send(w http.ResponseWriter, r *http.Request, name string) error {
-	file, err := c.files.Open(name)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", name, err)
-	}
-	defer file.Close()
-	content, ok := file.(io.ReadSeeker)
-	if !ok {
-		return errors.New(name + " cannot be read from its middle")
-	}
-	http.ServeContent(w, r, name, time.Time{}, content)
-	return nil
+func (c *Console) has(name string) bool {
+	_, ok := c.files[name]
+	return ok
 }
 
 // typeOf does not ask the machine, whose table may have been changed.
