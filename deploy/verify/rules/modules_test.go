@@ -86,11 +86,36 @@ func TestDependenciesHaveReasons(t *testing.T) {
 			users[path] = append(users[path], strings.TrimPrefix(m.Module.Path, ours))
 		}
 	}
+	for path, version := range packages(t) {
+		users[path] = append(users[path], "services/console")
+		if strings.Trim(version, "0123456789.") != "" {
+			t.Errorf("services/console asks for %s %s: name one version", path, version)
+		}
+	}
 	for _, path := range slices.Sorted(maps.Keys(users)) {
 		if !reasoned(string(design), path) {
 			t.Errorf("`%s` (%s): docs/design.md has no line that names it and says why it is needed", path, strings.Join(users[path], ", "))
 		}
 	}
+}
+
+// packages returns what the console asks for, with versions.
+func packages(t *testing.T) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, "services", "console", "package.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct{ Dependencies, DevDependencies map[string]string }
+	if err := json.Unmarshal(text, &file); err != nil {
+		t.Fatal(err)
+	}
+	all := maps.Clone(file.Dependencies)
+	maps.Copy(all, file.DevDependencies)
+	if len(all) == 0 {
+		t.Error("services/console asks for nothing: is this its package.json?")
+	}
+	return all
 }
 
 // reasoned reports whether a line of the document names the module, in
