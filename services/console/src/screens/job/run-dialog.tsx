@@ -1,0 +1,136 @@
+// Asks how a job is to be run now, and starts it.
+import { Alert, Anchor, Button, Group, Modal, Stack, Switch, Text, Title } from '@mantine/core'
+import { notifications } from '@mantine/notifications'
+import { hashKey, useQuery } from '@tanstack/react-query'
+import { IconAlertTriangle, IconPlayerPlay } from '@tabler/icons-react'
+import { type FormEvent, useRef, useState } from 'react'
+import { Link, useNavigate } from 'react-router'
+import { newKey } from '../../api/key'
+import { templatesQuery, useRunJob } from '../../api/queries'
+import type { Job, Json, Template } from '../../api/types'
+import { Fields } from '../../parts/json'
+import { ErrorNotice, Loaded } from '../../parts/page'
+import { absolute, relative, useNow } from '../../parts/time'
+import { useMay, useSession } from '../../shell/session'
+import { dryRun, knowsDryRun, overridesOf, reallyDeletes, refusalOf } from './running'
+
+/** Shown while mounted; leads to the run once it is started. refused is why an attempt
+ * without this dialog did not work. */
+export function RunDialog({ job, refused, onClose }: { job: Job; refused?: unknown; onClose: () => void }) {
+  const templates = useQuery(templatesQuery())
+  return (
+    <Modal opened onClose={onClose} title={`Run “${job.name}” now`} size="lg">
+      <Loaded query={templates}>
+        {(all) => <RunForm job={job} template={all.find((t) => t.id === job.template_type)} refused={refused} onClose={onClose} />}
+      </Loaded>
+    </Modal>
+  )
+}
+
+function RunForm({ job, template, refused, onClose }: { job: Job; template: Template | undefined; refused: unknown; onClose: () => void }) {
+  const superAdmin = useMay('super_admin')
+  const perHour = useSession().manual_runs_per_hour
+  const navigate = useNavigate()
+  const run = useRunJob()
+  // Of what can destroy, admins may choose nothing but the dry run.
+  const fixed = !superAdmin && !!template?.destructive
+  const [parameters, setParameters] = useState<Json>(fixed ? { ...job.parameters, [dryRun]: true } : job.parameters)
+  const attempt = useRef({ of: '', key: '' })
+  const { changed, emptied } = overridesOf(job.parameters, parameters)
+  const error = run.isIdle ? (refused ?? null) : run.error
+  const deletes = !!template && reallyDeletes(template, parameters)
+
+  async function start(event: FormEvent) {
+    event.preventDefault()
+    const overrides = Object.keys(changed).length > 0 ? changed : undefined
+    // The same request again, after an answer that did not arrive, starts no second run.
+    const of = hashKey([overrides])
+    if (attempt.current.of !== of) attempt.current = { of, key: newKey() }
+    const started = await run.mutateAsync({ id: job.id, parameters: overrides, key: attempt.current.key }).catch(() => null)
+    if (!started) return
+    notifications.show({ message: `“${job.name}” was started.`, color: 'green', autoClose: 2500 })
+    await navigate(`/runs/${started.execution_id}`)
+    onClose()
+  }
+
+  return (
+    <form onSubmit={(event) => void start(event)} aria-label="Run now">
+      <Stack>
+        {template && !template.available && (
+          <Alert color="yellow" icon={<IconAlertTriangle aria-hidden />} styles={{ message: { color: 'var(--mantine-color-text)' } }}>
+            No connected executor has the template {template.name} at the moment: the run waits until one does.
+          </Alert>
+        )}
+        {template && knowsDryRun(template) && (
+          <Switch
+            checked={parameters[dryRun] === true}
+            onChange={(event) => setParameters({ ...parameters, [dryRun]: event.currentTarget.checked })}
+            disabled={fixed}
+            label="Dry run"
+            description={
+              fixed
+                ? 'A run that really deletes needs the role super admin; a dry run shows what it would do.'
+                : template.destructive
+                  ? 'Finds and counts what a real run would delete, and deletes nothing.'
+                  : 'Says what a real run would do, and does nothing.'
+            }
+          />
+        )}
+        {deletes && (
+          <Alert color="red" icon={<IconAlertTriangle aria-hidden />} title="This run really deletes" styles={{ message: { color: 'var(--mantine-color-text)' }, title: { color: 'var(--mantine-color-error)' } }}>
+            What it deletes cannot be brought back from here. Make a dry run first if you are not sure.
+          </Alert>
+        )}
+        <Stack gap={6}>
+          <Title order={3} size="h5">Parameters of this run</Title>
+          <Fields of={parameters} label="Parameters of this run" />
+          {fixed && (
+            <Text size="sm" c="dimmed">
+              This template can destroy data: changing its parameters for a run needs the role super admin.
+            </Text>
+          )}
+        </Stack>
+        {emptied.length > 0 && (
+          <Text size="sm" c="var(--mantine-color-error)" role="alert">
+            A run cannot leave out what its job has: {emptied.join(', ')}. Give a value, or edit the job.
+          </Text>
+        )}
+        {error !== null && <Refused key={run.submittedAt} error={error} />}
+        <Group justify="space-between">
+          <Text size="xs" c="dimmed">
+            {perHour > 0 ? `You may start ${perHour} runs an hour by hand.` : ''}
+          </Text>
+          <Group>
+            <Button variant="default" onClick={onClose}>Cancel</Button>
+            <Button type="submit" color={deletes ? 'red' : undefined} loading={run.isPending} disabled={emptied.length > 0} leftSection={<IconPlayerPlay size={16} aria-hidden />} data-autofocus>
+              Start the run
+            </Button>
+          </Group>
+        </Group>
+      </Stack>
+    </form>
+  )
+}
+
+/** Why a run was not started, and what can be done about it. */
+export function Refused({ error }: { error: unknown }) {
+  // The wait counts from when the refusal came, not from each drawing of it.
+  const [at] = useState(() => new Date())
+  const now = useNow()
+  const refusal = refusalOf(error, at)
+  if (!refusal) return <ErrorNotice error={error} title="The run was not started" />
+  return (
+    <Alert color="red" icon={<IconAlertTriangle aria-hidden />} title={refusal.title} role="alert" styles={{ message: { color: 'var(--mantine-color-text)' }, title: { color: 'var(--mantine-color-error)' } }}>
+      {refusal.text}
+      {refusal.execution && (
+        <>
+          {' '}
+          <Anchor component={Link} to={`/runs/${refusal.execution}`} size="sm" underline="always">
+            Show that run
+          </Anchor>
+        </>
+      )}
+      {refusal.at && ` There is room again ${relative(refusal.at, now)} (${absolute(refusal.at)}).`}
+    </Alert>
+  )
+}
