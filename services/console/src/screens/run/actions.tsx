@@ -73,10 +73,25 @@ export function CancelRun({ run, done, compact }: { run: Execution; done?: () =>
 
 const short = (value: unknown) => (value === undefined ? 'not set' : typeof value === 'string' ? value : JSON.stringify(value))
 
-/** A button that asks whether the job shall run with the same parameters again, and
- * then shows the new run. Only for what notAgain has nothing against. */
-export function RunAgain({ run, job, template }: { run: Execution; job: Job; template: Template | undefined }) {
+type AgainProps = { run: Execution; job: Job; template: Template | undefined }
+
+/** A button that asks whether the job shall run with the same parameters again. Only
+ * for what notAgain has nothing against. */
+export function RunAgain(props: AgainProps) {
   const [opened, dialog] = useDisclosure(false)
+  return (
+    <>
+      <Button variant="default" leftSection={<IconRotate size={16} aria-hidden />} onClick={dialog.open}>
+        Run again
+      </Button>
+      {opened && <RunAgainDialog {...props} close={dialog.close} />}
+    </>
+  )
+}
+
+/** The question before a run is run again, open as long as it is there; a yes leads to
+ * the new run. */
+export function RunAgainDialog({ run, job, template, close }: AgainProps & { close: () => void }) {
   const start = useRunJob()
   const navigate = useNavigate()
   const { overrides, added } = overridesOf(run.parameters, job.parameters)
@@ -90,23 +105,12 @@ export function RunAgain({ run, job, template }: { run: Execution; job: Job; tem
     } catch {
       return // shown in the dialog
     }
-    dialog.close()
+    close()
     toast.show({ message: `${job.name} was started.` })
     await navigate(`/runs/${id}`)
   }
   return (
-    <>
-      <Button
-        variant="default"
-        leftSection={<IconRotate size={16} aria-hidden />}
-        onClick={() => {
-          start.reset()
-          dialog.open()
-        }}
-      >
-        Run again
-      </Button>
-      <Modal opened={opened} onClose={dialog.close} title={`Run ${job.name} again?`} size="lg">
+      <Modal opened onClose={close} title={`Run ${job.name} again?`} size="lg">
         <Stack>
           <Text size="sm">It runs at once, with the same parameters as this run.</Text>
           {different.length > 0 && (
@@ -147,7 +151,7 @@ export function RunAgain({ run, job, template }: { run: Execution; job: Job; tem
           )}
           {start.error && <ErrorNotice error={start.error} title="It was not started" />}
           <Group justify="flex-end">
-            <Button variant="default" onClick={dialog.close}>
+            <Button variant="default" onClick={close}>
               Not now
             </Button>
             <Button color={dangerous ? 'red.9' : undefined} loading={start.isPending} onClick={() => void submit()} data-autofocus>
@@ -156,7 +160,6 @@ export function RunAgain({ run, job, template }: { run: Execution; job: Job; tem
           </Group>
         </Stack>
       </Modal>
-    </>
   )
 }
 
