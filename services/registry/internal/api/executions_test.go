@@ -161,6 +161,36 @@ func TestActivity(t *testing.T) {
 	}
 }
 
+// Who was told of an end is part of the answer for one execution.
+func TestNotifiedExecution(t *testing.T) {
+	r := newRig(t)
+	r.system()
+	id := r.run(r.create("a job", `"template_type": "test_scheduler", "schedule": {"type": "manual"}, "notifications": {"on_failure": ["a@example.com", "channel:ops"]}`))
+	if got := r.execution(id)["notifications"]; !reflect.DeepEqual(got, []any{}) {
+		t.Errorf("before the end: %v", got)
+	}
+	e := r.start(id)
+	failed := e.End(job.Outcome{Status: job.Failed, CompletedAt: r.Now(), Error: "no luck"}, r.Now())
+	change := &store.Change{Status: e.Status, Token: e.Token, To: failed}
+	var want []any
+	for i, template := range []string{"email_notification", "channel_message"} {
+		// The mail's key ends in 0, that of each channel's message in its place among those who are told.
+		key := fmt.Sprintf("%s.failed.%d", id, i)
+		follow := &job.Execution{
+			ID: job.ExecutionID(job.NotificationsID, job.TriggerNotification, key), JobID: job.NotificationsID, JobVersion: 1, Trigger: job.TriggerNotification,
+			Key: key, ScheduledFor: r.Now(), CreatedAt: r.Now(), WakeAt: r.Now(), Status: job.Pending, Frozen: job.Frozen{JobName: "n", TemplateType: template, Organisation: "default"},
+		}
+		change.Follow = append(change.Follow, follow)
+		want = append(want, map[string]any{"execution_id": follow.ID, "event": "failed", "template_type": template, "status": "pending", "error": nil})
+	}
+	if a := r.store.Do(t.Context(), r.Now(), []store.Op{change})[0]; a.Outcome != store.Done {
+		t.Fatalf("%+v", a)
+	}
+	if got := r.execution(id)["notifications"]; !reflect.DeepEqual(got, want) {
+		t.Errorf("told\n%v\nwant\n%v", got, want)
+	}
+}
+
 func TestSkippedExecution(t *testing.T) {
 	at := began
 	e := &job.Execution{
