@@ -85,15 +85,20 @@ func (w *writer) nameFree(name string, key int64) error {
 	return err
 }
 
+// searched is what words are looked for in.
+func searched(j *job.Job) string {
+	return strings.ToLower(j.Name + "\n" + j.TemplateType + "\n" + j.Description)
+}
+
 // insertJob inserts what lists need of a new job, and returns its key.
 func (w *writer) insertJob(j *job.Job, fingerprint string) (key int64, err error) {
 	labels, err := encode(j.Labels)
 	if err != nil {
 		return 0, err
 	}
-	if _, err := w.exec(`INSERT INTO jobs (id, name, template, enabled, deleted, created_at, fingerprint, description, labels, updated_at)
+	if _, err := w.exec(`INSERT INTO jobs (id, name, template, enabled, deleted, created_at, fingerprint, search, labels, updated_at)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		args{j.ID, j.Name, j.TemplateType, j.Enabled, j.Deleted, j.CreatedAt, fingerprint, j.Description, labels, j.UpdatedAt}); err != nil {
+		args{j.ID, j.Name, j.TemplateType, j.Enabled, j.Deleted, j.CreatedAt, fingerprint, searched(j), labels, j.UpdatedAt}); err != nil {
 		return 0, err
 	}
 	return w.LastInsertRowID(), nil
@@ -148,8 +153,8 @@ func (s *Store) EditJob(ctx context.Context, e store.EditJob) (stored *job.Job, 
 		if err := w.keepVersion(st.key, j.Version, text); err != nil {
 			return err
 		}
-		if _, err := w.exec(`UPDATE jobs SET name = ?, template = ?, enabled = ?, description = ?, labels = ?, updated_at = ? WHERE key = ?`,
-			args{j.Name, j.TemplateType, j.Enabled, j.Description, labels, j.UpdatedAt, st.key}); err != nil {
+		if _, err := w.exec(`UPDATE jobs SET name = ?, template = ?, enabled = ?, search = ?, labels = ?, updated_at = ? WHERE key = ?`,
+			args{j.Name, j.TemplateType, j.Enabled, searched(j), labels, j.UpdatedAt, st.key}); err != nil {
 			return err
 		}
 		if _, err := w.exec(`UPDATE job_state SET version = ?, next_run_at = ? WHERE job = ?`, args{j.Version, j.NextRunAt, st.key}); err != nil {
@@ -253,14 +258,11 @@ func (s *Store) Jobs(ctx context.Context, f store.JobFilter) (page []*job.Job, t
 		return nil, 0, unavailable(err)
 	}
 	err = s.read(ctx, func(d *data) error {
-		n, err := d.number(`SELECT count(*) `+from, a)
-		if err != nil {
-			return err
-		}
-		if total = int(n); total <= f.Offset {
-			return nil
-		}
-		return d.each(`SELECT key `+from+` ORDER BY `+order+` LIMIT ? OFFSET ?`, append(a, f.Limit, f.Offset), func(r row) error {
+		// All in one go: to choose them is what takes its time, not to count them.
+		return d.each(`SELECT key `+from+` ORDER BY `+order, a, func(r row) error {
+			if total++; total <= f.Offset || len(page) >= f.Limit {
+				return nil
+			}
 			st, _, err := d.jobByKey(r.int(0))
 			if err != nil {
 				return err
@@ -293,9 +295,8 @@ func listed(f store.JobFilter) (from string, a args, err error) {
 		a = append(a, *f.Enabled)
 	}
 	for _, word := range f.Words {
-		like := `%` + likeEscapes.Replace(word) + `%`
-		from += ` AND (name LIKE ? ESCAPE '\' OR template LIKE ? ESCAPE '\' OR description LIKE ? ESCAPE '\')`
-		a = append(a, like, like, like)
+		from += ` AND instr(search, ?) > 0`
+		a = append(a, strings.ToLower(word))
 	}
 	for _, term := range f.Labels {
 		text, err := encode(term.Key)
@@ -332,8 +333,6 @@ func listed(f store.JobFilter) (from string, a args, err error) {
 	}
 	return from, a, nil
 }
-
-var likeEscapes = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 
 // ordered returns what follows ORDER BY.
 func ordered(s store.JobSort) (string, error) {

@@ -1,8 +1,10 @@
 package sqlitestore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
@@ -64,16 +66,51 @@ func (s *Store) Live(ctx context.Context, offset, limit int) (page []*job.Execut
 		if len(page) == limit {
 			return nil
 		}
-		// Texts sort after numbers, so this is all that waits, in any queue.
-		found, err = d.executions(`WHERE e.seq IN (SELECT seq FROM executions WHERE queue >= '' ORDER BY wake_at, seq LIMIT ? + 0 OFFSET ? + 0)
-			ORDER BY e.wake_at, e.seq`, args{limit - len(page), max(offset-int(held), 0)})
-		page = append(page, plain(found)...)
-		return err
+		first, err := d.firstWaiting(max(offset-int(held), 0), limit-len(page))
+		if err != nil {
+			return err
+		}
+		for _, seq := range first {
+			rec, err := d.execution(seq)
+			if err != nil {
+				return err
+			}
+			page = append(page, rec.Execution)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, 0, err
 	}
 	return page, total, nil
+}
+
+// firstWaiting returns which records of all queues wait, by WakeAt.
+func (d *data) firstWaiting(offset, limit int) ([]int64, error) {
+	var queues []string
+	if err := d.each(selectQueues, nil, func(r row) error {
+		queues = append(queues, r.text(0))
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	type waiting struct{ wake, seq int64 }
+	var first []waiting
+	for _, q := range queues { // each has them in order
+		if err := d.each(`SELECT wake_at, seq FROM executions WHERE queue = ? ORDER BY wake_at, seq LIMIT ? + 0`, args{q, offset + limit}, func(r row) error {
+			first = append(first, waiting{r.millis(0), r.int(1)})
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(first, func(a, b waiting) int { return cmp.Or(cmp.Compare(a.wake, b.wake), cmp.Compare(a.seq, b.seq)) })
+	first = first[min(offset, len(first)):min(offset+limit, len(first))]
+	seqs := make([]int64, len(first))
+	for i, w := range first {
+		seqs[i] = w.seq
+	}
+	return seqs, nil
 }
 
 // Failures implements [store.Insight].
@@ -124,8 +161,7 @@ func (s *Store) Pulse(ctx context.Context, now time.Time) (p store.Pulse, err er
 	return p, nil
 }
 
-// Statistics implements [store.Insight]. The roll-ups of a time stand together,
-// not those of a job: writing goes to few pages, and this looks up each step.
+// Statistics implements [store.Insight].
 func (s *Store) Statistics(ctx context.Context, jobID string, from, until time.Time) (found []store.RollUp, err error) {
 	err = s.read(ctx, func(d *data) error {
 		key, ok := allJobs, true
@@ -134,21 +170,21 @@ func (s *Store) Statistics(ctx context.Context, jobID string, from, until time.T
 				return err
 			}
 		}
-		first, err := d.number(`SELECT min(bucket) FROM rollups`, nil)
+		earliest, err := d.number(`SELECT min(block) FROM rollups`, nil)
 		if err != nil {
 			return err
 		}
-		last, err := d.number(`SELECT max(bucket) FROM rollups`, nil)
+		latest, err := d.number(`SELECT max(block) FROM rollups`, nil)
 		if err != nil {
 			return err
 		}
-		first, end := max(first, stepFrom(from)), min(last+step, stepFrom(until))
+		first, end := max(stepFrom(from), earliest), min(stepFrom(until), latest+block)
 		if first >= end {
 			return nil
 		}
-		return d.each(`WITH RECURSIVE steps(at) AS (SELECT ?1 UNION ALL SELECT at + ?3 FROM steps WHERE at + ?3 < ?2)
-			SELECT bucket, `+endColumns+`, timed, total, longest FROM steps CROSS JOIN rollups ON bucket = at AND job = ?4
-			WHERE success + failed + timed_out + cancelled + skipped + unknown > 0 ORDER BY bucket`, args{first, end, step, key}, func(r row) error {
+		return d.each(`WITH RECURSIVE blocks(at) AS (SELECT ?1 - ?1 % ?3 UNION ALL SELECT at + ?3 FROM blocks WHERE at + ?3 < ?2)
+			SELECT bucket, `+endColumns+`, timed, total, longest FROM blocks CROSS JOIN rollups ON block = at AND job = ?4 AND bucket >= ?1 AND bucket < ?2
+			WHERE success + failed + timed_out + cancelled + skipped + unknown > 0 ORDER BY bucket`, args{first, end, block, key}, func(r row) error {
 			u := store.RollUp{From: r.time(0), Counts: map[job.Status]int{}}
 			for i, status := range statuses[success:] {
 				if n := r.int(1 + i); n != 0 {

@@ -21,9 +21,11 @@ import (
 const (
 	// maxRollUp is how many ends one RollUp takes: other writes wait meanwhile,
 	// for some milliseconds.
-	maxRollUp = 1000
+	maxRollUp = 500
 	// step is the length of a bucket, in milliseconds.
 	step = int64(store.RollUpStep / time.Millisecond)
+	// block is the length of what is kept together of a job.
+	block = 24 * step
 	// allJobs stands in the place of a job's key for all but the system's.
 	allJobs = int64(0)
 	// endStatuses is how many statuses a record can end with.
@@ -54,7 +56,7 @@ func endOf(key int64, st *state) end {
 }
 
 // endsTogether is how many ends one row of the queue holds.
-const endsTogether = 500
+const endsTogether = 250
 
 // noteEnd notes the end of a record.
 func (w *writer) noteEnd(e end) error {
@@ -166,7 +168,11 @@ func (s *Store) RollUp(ctx context.Context, _ time.Time) (more bool, err error) 
 }
 
 // sumKey is what is counted together.
-type sumKey struct{ bucket, job int64 }
+type sumKey struct{ block, job, bucket int64 }
+
+func (k sumKey) compare(o sumKey) int {
+	return cmp.Or(cmp.Compare(k.block, o.block), cmp.Compare(k.job, o.job), cmp.Compare(k.bucket, o.bucket))
+}
 
 // sum is what a step of RollUp adds to a roll-up.
 type sum struct {
@@ -181,7 +187,7 @@ func (s sums) add(key int64, e end, n int64) {
 	if e.at == none {
 		return
 	}
-	k := sumKey{e.at - ((e.at%step)+step)%step, key}
+	k := sumKey{e.at - e.at%block, key, e.at - e.at%step}
 	u := s[k]
 	if u == nil {
 		u = &sum{}
@@ -259,14 +265,14 @@ func (w *writer) rollUp() (more bool, err error) {
 
 // addSums writes in the order of the table.
 func (w *writer) addSums(found sums) error {
-	for _, k := range slices.SortedFunc(maps.Keys(found), func(a, b sumKey) int { return cmp.Or(cmp.Compare(a.bucket, b.bucket), cmp.Compare(a.job, b.job)) }) {
+	for _, k := range slices.SortedFunc(maps.Keys(found), sumKey.compare) {
 		u := found[k]
-		if _, err := w.exec(`INSERT INTO rollups (bucket, job, `+endColumns+`, timed, total, longest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		if _, err := w.exec(`INSERT INTO rollups (block, job, bucket, `+endColumns+`, timed, total, longest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT DO UPDATE SET success = success + excluded.success, failed = failed + excluded.failed, timed_out = timed_out + excluded.timed_out,
 			cancelled = cancelled + excluded.cancelled, skipped = skipped + excluded.skipped, unknown = unknown + excluded.unknown,
 			timed = timed + excluded.timed, total = total + excluded.total,
 			longest = CASE timed + excluded.timed WHEN 0 THEN 0 ELSE max(longest, excluded.longest) END`,
-			args{k.bucket, k.job, u.counts[0], u.counts[1], u.counts[2], u.counts[3], u.counts[4], u.counts[5], u.timed, u.total, u.longest}); err != nil {
+			args{k.block, k.job, k.bucket, u.counts[0], u.counts[1], u.counts[2], u.counts[3], u.counts[4], u.counts[5], u.timed, u.total, u.longest}); err != nil {
 			return err
 		}
 	}

@@ -2,7 +2,9 @@ package sqlitestore
 
 import (
 	"fmt"
+	"strings"
 
+	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
 )
 
@@ -181,13 +183,14 @@ CREATE TABLE replicas (
 	last_beat_at INTEGER
 ) WITHOUT ROWID;
 `, `
--- What lists of jobs search and sort by, as the present version says. labels is a
--- JSON object.
-ALTER TABLE jobs ADD COLUMN description TEXT NOT NULL DEFAULT '';
+-- What lists of jobs search and sort by, as the present version says: search is
+-- the name, the template and the description in small letters, a line for each;
+-- labels is a JSON object.
+ALTER TABLE jobs ADD COLUMN search TEXT NOT NULL DEFAULT '';
 ALTER TABLE jobs ADD COLUMN labels TEXT NOT NULL DEFAULT '';
 ALTER TABLE jobs ADD COLUMN updated_at INTEGER;
-UPDATE jobs SET (description, labels, updated_at) = (
-	SELECT coalesce(json_extract(definition, '$.description'), ''), coalesce(json_extract(definition, '$.labels'), ''),
+UPDATE jobs SET (search, labels, updated_at) = (
+	SELECT to_lower(name || char(10) || template || char(10) || coalesce(json_extract(definition, '$.description'), '')), coalesce(json_extract(definition, '$.labels'), ''),
 		CAST(round(unixepoch(json_extract(definition, '$.updated_at'), 'subsec') * 1000) AS INTEGER)
 	FROM job_state s JOIN job_versions v ON v.job = s.job AND v.version = s.version WHERE s.job = jobs.key);
 DROP INDEX jobs_newest;
@@ -213,9 +216,13 @@ INSERT INTO ended (ends)
 
 -- What ended in the time from bucket on: of a job, or with job 0 of all but the
 -- system's. timed are those that had started, total and longest their milliseconds.
+-- block is the quarter of the day: by time alone, to read what a job did in a year
+-- would take 35,000 steps into the table, and by job alone, what 10,000 jobs do now
+-- would be written to as many pages.
 CREATE TABLE rollups (
-	bucket    INTEGER NOT NULL,
+	block     INTEGER NOT NULL,
 	job       INTEGER NOT NULL,
+	bucket    INTEGER NOT NULL,
 	success   INTEGER NOT NULL,
 	failed    INTEGER NOT NULL,
 	timed_out INTEGER NOT NULL,
@@ -225,7 +232,7 @@ CREATE TABLE rollups (
 	timed     INTEGER NOT NULL,
 	total     INTEGER NOT NULL,
 	longest   INTEGER NOT NULL,
-	PRIMARY KEY (bucket, job)
+	PRIMARY KEY (block, job, bucket)
 ) WITHOUT ROWID;
 
 ALTER TABLE tokens ADD COLUMN kind TEXT NOT NULL DEFAULT 'login';
@@ -247,6 +254,14 @@ func migrate(c *conn) (err error) {
 	}
 	if have == want {
 		return nil
+	}
+	if err := c.CreateFunction("to_lower", &sqlite.FunctionImpl{
+		NArgs: 1, Deterministic: true,
+		Scalar: func(_ sqlite.Context, args []sqlite.Value) (sqlite.Value, error) {
+			return sqlite.TextValue(strings.ToLower(args[0].Text())), nil
+		},
+	}); err != nil {
+		return err
 	}
 	end, err := sqlitex.ImmediateTransaction(c.Conn)
 	if err != nil {

@@ -238,11 +238,11 @@ func consistent(t *testing.T, s *Store) {
 				coalesce(sum(status = 6), 0), coalesce(sum(status = 7), 0), coalesce(sum(status = 8), 0) FROM executions WHERE job = s.job)`,
 			"slots": `SELECT count(*) FROM job_state s WHERE s.slot IS NOT (SELECT seq FROM executions WHERE job = s.job AND exclusive = 1)`,
 			// What waits has a queue, what has none is over.
-			"queues":          `SELECT count(*) FROM executions WHERE (typeof(queue) = 'text') <> (status < 2 AND session IS NULL) OR queue IS NULL AND (status < 3 OR seat IS NOT NULL)`,
-			"roll-ups": `WITH ends AS (SELECT job, completed_at - completed_at % 900000 AS bucket, status, max(completed_at - started_at, 0) AS took
-				FROM executions WHERE status > 2 AND completed_at IS NOT NULL), twice AS (SELECT * FROM ends UNION ALL SELECT 0, bucket, status, took FROM ends)
-				SELECT count(*) FROM (SELECT bucket, job, sum(status = 3), sum(status = 4), sum(status = 5), sum(status = 6), sum(status = 7), sum(status = 8),
-				count(took), coalesce(sum(took), 0), coalesce(max(took), 0) FROM twice GROUP BY bucket, job EXCEPT SELECT * FROM rollups)`,
+			"queues": `SELECT count(*) FROM executions WHERE (typeof(queue) = 'text') <> (status < 2 AND session IS NULL) OR queue IS NULL AND (status < 3 OR seat IS NOT NULL)`,
+			"roll-ups": `WITH ends AS (SELECT completed_at - completed_at % 21600000 AS block, job, completed_at - completed_at % 900000 AS bucket, status, max(completed_at - started_at, 0) AS took
+				FROM executions WHERE status > 2 AND completed_at IS NOT NULL), twice AS (SELECT * FROM ends UNION ALL SELECT block, 0, bucket, status, took FROM ends)
+				SELECT count(*) FROM (SELECT block, job, bucket, sum(status = 3), sum(status = 4), sum(status = 5), sum(status = 6), sum(status = 7), sum(status = 8),
+				count(took), coalesce(sum(took), 0), coalesce(max(took), 0) FROM twice GROUP BY job, bucket EXCEPT SELECT * FROM rollups)`,
 			"queued ends":     `SELECT count(*) FROM ended`,
 			"exclusive twice": `SELECT count(*) FROM (SELECT 1 FROM executions WHERE exclusive = 1 GROUP BY job HAVING count(*) > 1)`,
 		} {

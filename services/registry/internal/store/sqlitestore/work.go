@@ -52,16 +52,18 @@ func (d *data) seqOf(e *job.Execution) (int64, error) {
 	return p.seq, err
 }
 
+// selectQueues takes one step into the index for each queue, however long they
+// are. Texts sort after the numbers of those that do not wait.
+const selectQueues = `WITH RECURSIVE q(queue) AS (
+	SELECT (SELECT queue FROM executions WHERE queue >= '' ORDER BY queue LIMIT 1)
+	UNION ALL
+	SELECT (SELECT e.queue FROM executions e WHERE e.queue > q.queue ORDER BY e.queue LIMIT 1) FROM q WHERE q.queue IS NOT NULL
+	) SELECT queue FROM q WHERE queue IS NOT NULL`
+
 // Queues implements [store.Work].
 func (s *Store) Queues(ctx context.Context) (queues []job.Queue, err error) {
 	err = s.read(ctx, func(d *data) error {
-		// One step into the index for each queue, however long they are. Texts sort
-		// after the numbers of those that do not wait.
-		return d.each(`WITH RECURSIVE q(queue) AS (
-			SELECT (SELECT queue FROM executions WHERE queue >= '' ORDER BY queue LIMIT 1)
-			UNION ALL
-			SELECT (SELECT e.queue FROM executions e WHERE e.queue > q.queue ORDER BY e.queue LIMIT 1) FROM q WHERE q.queue IS NOT NULL
-			) SELECT queue FROM q WHERE queue IS NOT NULL`, nil, func(r row) error {
+		return d.each(selectQueues, nil, func(r row) error {
 			q, err := job.ParseQueue(r.text(0))
 			queues = append(queues, q)
 			return err
