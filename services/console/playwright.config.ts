@@ -10,6 +10,7 @@ export default defineConfig({
   forbidOnly: !!process.env.CI,
   retries: 0,
   workers: 2,
+  fullyParallel: true,
   reporter: [['list']],
   use: {
     viewport: { width: 1280, height: 800 },

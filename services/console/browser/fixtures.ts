@@ -108,6 +108,8 @@ export async function settled(page: Page) {
   await expect(page.getByRole('status', { name: 'Loading' })).toHaveCount(0)
 }
 
+/** Sets what the system prefers; a page that was not told otherwise follows it. */
 export async function colours(page: Page, scheme: 'light' | 'dark') {
   await page.emulateMedia({ colorScheme: scheme, reducedMotion: 'reduce' })
+  if (page.url().startsWith('http')) await expect(page.locator('html')).toHaveAttribute('data-mantine-color-scheme', scheme)
 }
