@@ -70,7 +70,7 @@ export const test = base.extend<Fixtures>({
       const answer = await context.request.post(`${system.http}/api/auth/session`, { data: { username, password } })
       expect(answer.status()).toBe(200)
     }),
-  unique: async ({}, use, info) => use((name) => `${name} ${info.workerIndex}.${++made}`),
+  unique: async ({}, use) => use((name) => `${name} ${process.pid}.${++made}`),
   watched: [
     async ({ page, system }, use) => {
       const wrong: string[] = []

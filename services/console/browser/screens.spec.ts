@@ -25,9 +25,9 @@ async function prepare(api: Api, name: string): Promise<Shown> {
 }
 
 let shown: Shown
-test.beforeAll(async ({}, info) => {
+test.beforeAll(async () => {
   const { http, users } = local()
-  shown = await prepare(new Api(http, users.super_admin.token), `Nightly check ${info.workerIndex}`)
+  shown = await prepare(new Api(http, users.super_admin.token), `Nightly check ${process.pid}`)
 })
 
 const screens: [name: string, path: () => string][] = [
