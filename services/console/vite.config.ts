@@ -2,7 +2,9 @@ import react from '@vitejs/plugin-react'
 import { defineConfig } from 'vitest/config'
 
 // Where `npm run dev` finds a registry.
-const registry = process.env.ALMANAC_URL ?? 'http://127.0.0.1:8080'
+const target = process.env.ALMANAC_URL ?? 'http://127.0.0.1:8080'
+// With the Host that the browser asked for: the registry refuses pages of other sites.
+const registry = { target, changeOrigin: false }
 
 export default defineConfig({
   plugins: [react()],
