@@ -228,9 +228,10 @@ type LabelTerm struct {
 }
 
 // JobSort is an order of jobs; among equals, that of ids, in the same direction.
+// Without anything set it is newest first: by SortCreated, Descending.
 type JobSort struct {
 	By         SortKey
-	Descending bool // newest first is By SortCreated, Descending
+	Descending bool
 }
 
 // SortKey is what jobs are sorted by.
@@ -313,8 +314,8 @@ type RollUp struct {
 	From    time.Time
 	Counts  map[job.Status]int // the ended statuses; those without any may be missing
 	Timed   int                // how many of them had started
-	Total   time.Duration      // from StartedAt to CompletedAt, of these; milliseconds
-	Longest time.Duration
+	Total   time.Duration      // from StartedAt to CompletedAt, of these, none below 0; milliseconds
+	Longest time.Duration      // of these, or of one that was found to have ended in another way
 }
 
 // Pulse is how much there is of what changes by the second.
@@ -444,17 +445,18 @@ type Access interface {
 	// ChangeUser changes what is set and returns the user as it stands then.
 	// Errors: job.ErrNotFound; job.ErrLastAdmin when no super admin would be left
 	// (a store without transactions undoes the change when it finds so afterwards).
+	// A change of nothing is not kept as an audit.
 	ChangeUser(ctx context.Context, c ChangeUser) (User, error)
 	// RemoveUser removes a user and the user's tokens. Errors: as of ChangeUser.
 	RemoveUser(ctx context.Context, name string, a *Audit) error
 	// UserByName returns a user. Errors: job.ErrNotFound.
 	UserByName(ctx context.Context, name string) (User, error)
-	// AddToken keeps a token's hash. Repeating it is no error.
+	// AddToken keeps a token's hash. Repeating it is no error, and keeps no audit.
 	AddToken(ctx context.Context, t Token, a *Audit) error
 	// Tokens returns a user's tokens, newest first.
 	Tokens(ctx context.Context, user string) ([]Token, error)
 	// DeleteTokens removes those of a user's tokens whose hashes are given; hashes
-	// that are not there are no error.
+	// that are not there are no error, and without any there is no audit.
 	DeleteTokens(ctx context.Context, user string, hashes []string, a *Audit) error
 	// TokenOwner returns the token and its user. Errors: job.ErrNotFound.
 	TokenOwner(ctx context.Context, hash string) (Token, User, error)

@@ -168,6 +168,33 @@ func (f *flaky) DeleteExpiredTokens(ctx context.Context, now time.Time) error {
 	return f.write(func() error { return f.Store.DeleteExpiredTokens(ctx, now) })
 }
 
+func (f *flaky) ChangeUser(ctx context.Context, c store.ChangeUser) (store.User, error) {
+	u, err := writeOne(f, func() (*store.User, error) {
+		u, err := f.Store.ChangeUser(ctx, c)
+		return &u, err
+	})
+	if err != nil {
+		return store.User{}, err
+	}
+	return *u, nil
+}
+
+func (f *flaky) RemoveUser(ctx context.Context, name string, a *store.Audit) error {
+	return f.write(func() error { return f.Store.RemoveUser(ctx, name, a) })
+}
+
+func (f *flaky) DeleteTokens(ctx context.Context, user string, hashes []string, a *store.Audit) error {
+	return f.write(func() error { return f.Store.DeleteTokens(ctx, user, hashes, a) })
+}
+
+func (f *flaky) RollUp(ctx context.Context, now time.Time) (more bool, err error) {
+	err = f.write(func() error {
+		more, err = f.Store.RollUp(ctx, now)
+		return err
+	})
+	return more && err == nil, err
+}
+
 func writeOne[T any](f *flaky, perform func() (*T, error)) (*T, error) {
 	var result *T
 	if err := f.write(func() (err error) {

@@ -91,7 +91,7 @@ var historyTests = map[string]func(*suite){
 		_, err = s.DeleteJob(s.Context(), j.ID, 0, at(0), nil)
 		s.ok(err)
 		_, _, err = s.RunNow(s.Context(), store.RunNow{Execution: manual(j, "k", at(0)), Now: at(0)})
-		s.fails(err, job.ErrNotFound)
+		s.fails(err, job.ErrNotFound) // only the system's tombstones have runs
 		s.same(s.total(j.ID), 0)
 	},
 	"a scheduled run finds the slot of a manual one taken": func(s *suite) {

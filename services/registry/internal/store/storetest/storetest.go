@@ -42,6 +42,9 @@ func run(t *testing.T, opener Opener, small bool) {
 		{"History", historyTests},
 		{"Work", workTests},
 		{"Access", accessTests},
+		{"Insight", insightTests},
+		{"Search", searchTests},
+		{"Users", userTests},
 		{"Races", raceTests},
 		{"Life", lifeTests},
 	} {
