@@ -393,7 +393,7 @@ func (s *Store) DeleteTokens(ctx context.Context, user string, hashes []string, 
 			if err := s.finishUser(ctx, d); err != nil {
 				return err
 			}
-			found, err := many[token](ctx, s.tokens, theirs, options.Find().SetSort(byID1))
+			found, err := many[token](ctx, s.tokens, theirs)
 			if err != nil || len(found) == 0 {
 				return err
 			}

@@ -74,27 +74,25 @@ func (s *Store) copyOut(ctx context.Context, c *mongo.Collection, id string, p *
 		return nil
 	}
 	entry := auditEntry{Audit: *p, Source: fmt.Sprintf("%s/%s/%d", c.Name(), id, p.N)}
-	copied := false
-	for try := 0; !copied; try++ {
+	for try := 0; ; try++ {
 		if try == copyTries {
 			return fmt.Errorf("copy the audit %s: %w", entry.Source, errRestless)
 		}
 		entry.ID = fmt.Sprintf("%s/%d", p.Object, entry.Audit.N)
-		fresh, err := insert(ctx, s.audits, entry)
-		if err != nil {
+		if fresh, err := insert(ctx, s.audits, entry); err != nil {
 			return err
-		}
-		if copied = fresh; fresh {
+		} else if fresh {
 			break
 		}
 		have, err := one[auditEntry](ctx, s.audits, bson.D{{Key: "source", Value: entry.Source}})
 		if err != nil {
 			return err
 		}
-		if copied = have != nil; !copied {
-			if entry.Audit.N, err = s.nextAudit(ctx, p.Object); err != nil {
-				return err
-			}
+		if have != nil {
+			break
+		}
+		if entry.Audit.N, err = s.nextAudit(ctx, p.Object); err != nil {
+			return err
 		}
 	}
 	_, err := update(ctx, c, bson.D{{Key: "_id", Value: id}, {Key: "audit.n", Value: p.N}}, bson.D{{Key: "$unset", Value: bson.D{{Key: "audit", Value: ""}}}})

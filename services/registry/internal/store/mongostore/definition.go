@@ -27,7 +27,7 @@ type definedJob struct {
 	// the job was advanced past while it had it.
 	Fired       map[string]bson.DateTime `bson:"fired,omitempty"`
 	Fingerprint string                   `bson:"fingerprint,omitempty"`
-	State       job.State                `bson:"state,omitempty"`       // with state_order, written by RollUp alone; none for never
+	State       job.State                `bson:"state,omitempty"`       // with state_at and state_round, written by RollUp alone; none for never
 	Counted     bool                     `bson:"counted,omitempty"`     // live or provisional
 	Provisional *bson.DateTime           `bson:"provisional,omitempty"` // since when
 	DeletedAt   *bson.DateTime           `bson:"deleted_at,omitempty"`

@@ -79,6 +79,42 @@
 // compare-and-set. A run that was counted but not recorded, because its registry
 // died, counts for a minute.
 //
+// A super admin who is about to go is marked first: of those who go at the same
+// time none counts on a marked one, so that one stays, whoever dies. A user who
+// is removed is a tombstone at once, and tokens that are deleted are named in
+// their user's document at once; what is left of either is deleted after that.
+//
+// # Roll-ups
+//
+// Ends are counted after the fact, so that a run costs no write more. The write
+// that ends a record, or corrects how an unknown one had ended, has the server
+// note its logical time in the field settled. Such times only grow, whichever
+// server is the primary, so that no clock of a registry matters, nor how long ago
+// a run was complete when it was reported.
+//
+// A step of a roll-up reads what settled since the last one, and a little before,
+// because writes that are under way at the same time become visible in any order.
+// It does not add to what was counted: it counts whole minutes of that logical
+// time anew, and sets what each job and quarter of an hour got from that minute,
+// which may happen any number of times. A record settles but once, unless it is
+// corrected: then it leaves the minute that it was in, notes which, and that one
+// is counted anew as well.
+//
+// Steps have numbers. What one writes that was overtaken is refused where a later
+// one has written, and only the latest keeps how far it came. So an overtaken one
+// leaves nothing behind that a later one does not count again:
+//
+//	it writes before a later step does     that one, having read later, writes over it
+//	it writes where a later one has        it is refused
+//	it wrote what a later one had not read that one does not come so far: the next counts the minute anew
+//	a record left while it read            the note of the record has its old minute counted anew
+//
+// Whoever finds a step at work waits for it to be over; some seconds at most, for
+// it may have died.
+//
+// The states of jobs are kept by the same steps, where they are not of later
+// ends. A correction has its job's latest records looked at again.
+//
 // # Documents
 //
 // Parameters, schemas and results are kept as documents, with the full-width

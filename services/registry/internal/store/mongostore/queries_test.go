@@ -32,6 +32,14 @@ func TestQueriesUseIndexes(t *testing.T) {
 	yes := true
 	share := job.NewShare(1, 2, job.Bucket(j.ID))
 	ctx := t.Context()
+	listBy := func(key store.SortKey) error {
+		for _, descending := range []bool{false, true} {
+			if _, _, err := s.Jobs(ctx, store.JobFilter{Sort: store.JobSort{By: key, Descending: descending}, Limit: 5}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	for name, ask := range map[string]func() error{
 		"history page": func() error { _, _, err := s.Executions(ctx, store.ExecutionFilter{JobID: j.ID, Limit: 5}); return err },
 		"history page by status": func() error {
@@ -43,6 +51,57 @@ func TestQueriesUseIndexes(t *testing.T) {
 			_, _, err := s.Jobs(ctx, store.JobFilter{TemplateTypes: []string{"noop"}, Enabled: &yes, Limit: 5})
 			return err
 		},
+		"job list by words, labels and states": func() error {
+			_, _, err := s.Jobs(ctx, store.JobFilter{
+				Words: []string{"a.b"}, Labels: []store.LabelTerm{{Key: "x.y"}}, States: []job.State{job.StateNever}, Limit: 5,
+			})
+			return err
+		},
+		"job list by name":     func() error { return listBy(store.SortName) },
+		"job list by edit":     func() error { return listBy(store.SortUpdated) },
+		"job list by next run": func() error { return listBy(store.SortNextRun) },
+		"recent":               func() error { _, err := s.Recent(ctx, []string{j.ID, "job_x"}, 5); return err },
+		"live":                 func() error { _, _, err := s.Live(ctx, 0, 5); return err },
+		"failures":             func() error { _, _, err := s.Failures(ctx, noon, 0, 5); return err },
+		"pulse":                func() error { _, err := s.Pulse(ctx, noon); return err },
+		"statistics":           func() error { _, err := s.Statistics(ctx, "", noon, minutes(60)); return err },
+		"rolling up": func() error {
+			(&history{t, s, 0}).corrected((&history{t, s, 0}).ended(j.ID, job.Unknown, 1, 1), job.Success, 1, 100)
+			_, err := s.RollUp(ctx, minutes(60))
+			return err
+		},
+		"rolling up nothing": func() error { _, err := s.RollUp(ctx, minutes(60)); return err },
+		"users":              func() error { _, err := s.Users(ctx); return err },
+		"changing a user": func() error {
+			role := "user"
+			for _, name := range []string{"ann", "bob"} {
+				if err := s.AddUser(ctx, store.User{Name: name, Role: superAdmin}, auditOf(name, "x")); err != nil {
+					return err
+				}
+			}
+			_, err := s.ChangeUser(ctx, store.ChangeUser{Name: "ann", Role: &role, Audit: auditOf("ann", "x")})
+			return err
+		},
+		"removing a user": func() error {
+			if err := s.AddUser(ctx, store.User{Name: "cid"}, nil); err != nil {
+				return err
+			}
+			return s.RemoveUser(ctx, "cid", auditOf("cid", "x"))
+		},
+		"tokens": func() error {
+			if err := s.AddUser(ctx, store.User{Name: "dan"}, nil); err != nil {
+				return err
+			}
+			if err := s.AddToken(ctx, store.Token{Hash: "h", User: "dan"}, auditOf("dan", "x")); err != nil {
+				return err
+			}
+			if _, err := s.Tokens(ctx, "dan"); err != nil {
+				return err
+			}
+			return s.DeleteTokens(ctx, "dan", []string{"h"}, auditOf("dan", "x"))
+		},
+		"audits of a user":         func() error { _, _, err := s.Audits(ctx, store.AuditFilter{User: "ann", Limit: 5}); return err },
+		"audits of an action":      func() error { _, _, err := s.Audits(ctx, store.AuditFilter{Action: "x", Limit: 5}); return err },
 		"job":                      func() error { _, err := s.Job(ctx, j.ID); return err },
 		"due jobs":                 func() error { _, err := s.DueJobs(ctx, share, minutes(5), nil, 5); return err },
 		"due jobs, next page":      func() error { _, err := s.DueJobs(ctx, nil, minutes(5), j, 5); return err },

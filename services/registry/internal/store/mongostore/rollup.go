@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.uber.org/zap"
 
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
@@ -22,7 +22,7 @@ const (
 	sliceSeconds = 60
 	// overlapSeconds is for how long a record may appear after others that settled
 	// later: writes that are under way at the same time become visible in any order.
-	overlapSeconds = 30
+	overlapSeconds = 15
 	// rollUpAtOnce is how many records one step reads, and then on to the end of a
 	// slice.
 	rollUpAtOnce = 2_000
@@ -35,6 +35,8 @@ type progress struct {
 	// Round numbers the steps. What an earlier one still writes is refused where a
 	// later one has written, and only the latest may say how far it came.
 	Round int64 `bson:"round"`
+	// AtWork tells that the latest step is not over yet.
+	AtWork bool `bson:"at_work,omitempty"`
 	// Filled tells that all records that were over before there were roll-ups are
 	// settled; FilledTo is the id until which they are.
 	Filled   bool   `bson:"filled,omitempty"`
@@ -75,8 +77,12 @@ type end struct {
 }
 
 var endFields = bson.D{
-	{Key: "job_id", Value: 1}, {Key: "status", Value: 1}, {Key: "started_at", Value: 1}, {Key: "completed_at", Value: 1},
-	{Key: "settled", Value: 1}, {Key: "corrected", Value: 1},
+	{Key: "job_id", Value: 1},
+	{Key: "status", Value: 1},
+	{Key: "started_at", Value: 1},
+	{Key: "completed_at", Value: 1},
+	{Key: "settled", Value: 1},
+	{Key: "corrected", Value: 1},
 }
 
 func (e *end) over() bool { return e.Status.Ended() && e.CompletedAt != nil }
@@ -93,7 +99,7 @@ type correction struct {
 func (s *Store) RollUp(ctx context.Context, _ time.Time) (more bool, err error) {
 	err = s.call(ctx, func(ctx context.Context) error {
 		for range tries {
-			p, err := s.progress(ctx)
+			p, err := s.idleProgress(ctx)
 			if err != nil {
 				return err
 			}
@@ -106,13 +112,16 @@ func (s *Store) RollUp(ctx context.Context, _ time.Time) (more bool, err error) 
 			if done, err := s.upToDate(ctx, p); done || err != nil {
 				return err
 			}
-			first, err := update(ctx, s.meta, bson.D{{Key: "_id", Value: rollUpID}, {Key: "round", Value: p.Round}}, set(bson.E{Key: "round", Value: p.Round + 1}))
+			first, err := update(ctx, s.meta, bson.D{{Key: "_id", Value: rollUpID}, {Key: "round", Value: p.Round}},
+				set(bson.E{Key: "round", Value: p.Round + 1}, bson.E{Key: "at_work", Value: true}))
 			if err != nil {
 				return err
 			}
 			if first {
 				p.Round++
-				more, err = s.step(ctx, p)
+				if more, err = s.step(ctx, p); err != nil {
+					s.giveUp(ctx, p.Round)
+				}
 				return err
 			}
 		}
@@ -120,6 +129,36 @@ func (s *Store) RollUp(ctx context.Context, _ time.Time) (more bool, err error) 
 		return nil
 	})
 	return more && err == nil, err
+}
+
+// A step waits for another's so often, each time longer, which makes five
+// seconds. Then that one has died.
+const (
+	maxWaits = 14
+	longWait = 500 * time.Millisecond
+)
+
+// idleProgress reads how far the roll-ups are when nobody is at work on them, or
+// not for long any more.
+func (s *Store) idleProgress(ctx context.Context) (p *progress, err error) {
+	for n := range maxWaits {
+		if p, err = s.progress(ctx); err != nil || !p.AtWork {
+			return p, err
+		}
+		if err := pause(ctx, min(10*time.Millisecond<<n, longWait)); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// giveUp tells that the step is over, so that nobody waits for it.
+func (s *Store) giveUp(ctx context.Context, round int64) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), longWait)
+	defer cancel()
+	if _, err := update(ctx, s.meta, bson.D{{Key: "_id", Value: rollUpID}, {Key: "round", Value: round}}, unset("at_work")); err != nil {
+		s.log.Debug("others will wait for a step that is over", zap.Error(err))
+	}
 }
 
 func (s *Store) progress(ctx context.Context) (*progress, error) {
@@ -135,7 +174,7 @@ func (s *Store) progress(ctx context.Context) (*progress, error) {
 // roll-ups, as of their ends.
 func (s *Store) settleOld(ctx context.Context, p *progress) (more bool, err error) {
 	found, err := many[end](ctx, s.executions, bson.D{{Key: "_id", Value: bson.D{{Key: "$gt", Value: p.FilledTo}}}},
-		options.Find().SetSort(byID1).SetLimit(rollUpAtOnce).SetProjection(endFields))
+		options.Find().SetSort(byID1).SetLimit(int64(s.rollUpAtOnce)).SetProjection(endFields))
 	if err != nil {
 		return false, err
 	}
@@ -156,7 +195,7 @@ func (s *Store) settleOld(ctx context.Context, p *progress) (more bool, err erro
 			return false, fmt.Errorf("change %s: %w", s.executions.Name(), err)
 		}
 	}
-	more = len(found) == rollUpAtOnce
+	more = len(found) == s.rollUpAtOnce
 	sets := set(bson.E{Key: "filled", Value: true})
 	if more {
 		sets = set(bson.E{Key: "filled_to", Value: found[len(found)-1].ID})
@@ -192,73 +231,92 @@ func (s *Store) upToDate(ctx context.Context, p *progress) (bool, error) {
 	return n == p.Again, nil
 }
 
+// ends are what a step has read.
+type ends struct {
+	counted tally
+	again   map[uint32]map[rollUpKey]bool // by slice: what is to be counted anew, for an end was corrected
+	states  lastEnds
+	sizes   map[uint32]int64 // how many settled in each slice
+	last    *bson.Timestamp  // when the latest did
+}
+
+func (f *ends) add(e *end) {
+	f.counted.add(e)
+	f.states.add(e)
+	f.sizes[sliceOf(*e.Settled)]++
+	f.last = e.Settled
+	for _, c := range e.Corrected {
+		was := sliceOf(c.Settled)
+		if f.again[was] == nil {
+			f.again[was] = map[rollUpKey]bool{}
+		}
+		for _, k := range keysOf(e.JobID, c.CompletedAt) {
+			f.again[was][k] = true
+		}
+	}
+}
+
 // step counts some slices from where the last step came to.
 func (s *Store) step(ctx context.Context, p *progress) (more bool, err error) {
-	counted := tally{}
-	states := map[string]lastEnd{}
-	again := map[uint32]map[rollUpKey]bool{} // where there were ends that were corrected
-	sizes := map[uint32]int64{}
-	var last *bson.Timestamp
-	n := 0
-	err = eachEnd(ctx, s.executions, settledFrom(p.begin()).filter, func(e *end) error {
-		slice := sliceOf(*e.Settled)
-		if n >= rollUpAtOnce && slice != sliceOf(*last) {
+	f := ends{tally{}, map[uint32]map[rollUpKey]bool{}, lastEnds{map[string]lastEnd{}, map[string]bool{}}, map[uint32]int64{}, nil}
+	fresh := 0
+	err = s.eachEnd(ctx, settledFrom(p.begin()).filter, func(e *end) error {
+		if fresh >= s.rollUpAtOnce && sliceOf(*e.Settled) != sliceOf(*f.last) {
 			more = true
 			return errStopped
 		}
-		n++
-		sizes[slice]++
-		last = e.Settled
-		counted.add(e)
-		for _, c := range e.Corrected {
-			was := sliceOf(c.Settled)
-			if again[was] == nil {
-				again[was] = map[rollUpKey]bool{}
-			}
-			for _, k := range keysOf(e.JobID, c.CompletedAt) {
-				again[was][k] = true
-			}
+		if p.Counted == nil || e.Settled.After(*p.Counted) {
+			fresh++
 		}
-		if l, ok := lastEndOf(e); ok && l.order > states[e.JobID].order {
-			states[e.JobID] = l
-		}
+		f.add(e)
 		return nil
 	})
 	if err != nil && !errors.Is(err, errStopped) {
 		return false, err
 	}
-	if err := s.countAgain(ctx, counted, again); err != nil {
+	if err := s.countAgain(ctx, f.counted, f.again); err != nil {
 		return false, err
 	}
-	if ours, err := s.writeRollUps(ctx, p.Round, counted); err != nil {
+	ours, err := s.writeRollUps(ctx, p.Round, f.counted)
+	if err != nil {
 		return false, err
-	} else if !ours {
+	}
+	if !ours {
 		// Two that write the same for the first time can be in each other's way;
 		// then the later step begins afresh. The earlier one leaves it to that.
 		latest, err := s.progress(ctx)
-		return err == nil && latest.Round == p.Round, err
+		if err != nil || latest.Round != p.Round {
+			return false, err
+		}
+		s.giveUp(ctx, p.Round)
+		return true, nil
 	}
-	if err := s.writeStates(ctx, states); err != nil {
+	if err := s.writeStates(ctx, p.Round, f.states); err != nil {
 		return false, err
 	}
-	if last == nil {
-		return false, nil
-	}
-	next := progress{Counted: last}
-	for slice, n := range sizes {
-		if slice >= next.begin() {
-			next.Again += n
-		}
-	}
-	ours, err := update(ctx, s.meta, bson.D{{Key: "_id", Value: rollUpID}, {Key: "round", Value: p.Round}},
-		set(bson.E{Key: "counted", Value: *last}, bson.E{Key: "again", Value: next.Again}))
+	ours, err = s.finishStep(ctx, p.Round, &f)
 	// Where a later step has begun, that one goes on.
 	return more && ours, err
 }
 
+// finishStep keeps how far the step came, if it is the latest.
+func (s *Store) finishStep(ctx context.Context, round int64, f *ends) (ours bool, err error) {
+	next := progress{Counted: f.last}
+	for slice, n := range f.sizes {
+		if slice >= next.begin() {
+			next.Again += n
+		}
+	}
+	var sets bson.D
+	if f.last != nil {
+		sets = bson.D{{Key: "counted", Value: *f.last}, {Key: "again", Value: next.Again}}
+	}
+	return update(ctx, s.meta, bson.D{{Key: "_id", Value: rollUpID}, {Key: "round", Value: round}}, changes(sets, bson.D{{Key: "at_work", Value: ""}}))
+}
+
 // eachEnd calls f for what the filter chooses, in the order of settling.
-func eachEnd(ctx context.Context, c *mongo.Collection, filter bson.D, f func(*end) error) error {
-	return each(ctx, c, filter, bson.D{{Key: "settled", Value: 1}}, f, options.Find().SetProjection(endFields))
+func (s *Store) eachEnd(ctx context.Context, filter bson.D, f func(*end) error) error {
+	return each(ctx, s.executions, filter, bson.D{{Key: "settled", Value: 1}}, f, options.Find().SetProjection(endFields))
 }
 
 // countAgain counts the keys of the slices from which records have gone, also
@@ -267,7 +325,7 @@ func (s *Store) countAgain(ctx context.Context, counted tally, again map[uint32]
 	for slice, keys := range again {
 		now := tally{}
 		bounds := bson.D{{Key: "$gte", Value: bson.Timestamp{T: slice * sliceSeconds}}, {Key: "$lt", Value: bson.Timestamp{T: (slice + 1) * sliceSeconds}}}
-		if err := eachEnd(ctx, s.executions, bson.D{{Key: "settled", Value: bounds}}, func(e *end) error {
+		if err := s.eachEnd(ctx, bson.D{{Key: "settled", Value: bounds}}, func(e *end) error {
 			now.add(e)
 			return nil
 		}); err != nil {
@@ -284,7 +342,7 @@ func (s *Store) countAgain(ctx context.Context, counted tally, again map[uint32]
 // empty, in a quarter of an hour.
 type rollUpKey struct {
 	jobID string
-	step  int64 // of store.RollUpStep, since 1970
+	step  int64 // how many of store.RollUpStep since 1970
 }
 
 func keysOf(jobID string, completed bson.DateTime) []rollUpKey {
@@ -303,15 +361,41 @@ func keysOf(jobID string, completed bson.DateTime) []rollUpKey {
 // rollUp is a store.RollUp as it is kept: by slices of the time of settling, each
 // of which can be counted again.
 type rollUp struct {
-	From  bson.DateTime    `bson:"from"`
-	Parts map[string]*part `bson:"parts"`
+	From  bson.DateTime   `bson:"from"`
+	Parts map[string]part `bson:"parts"`
 }
 
+// part is what ended in one slice. What is nothing is left out: there are many.
 type part struct {
-	Counts  map[job.Status]int `bson:"counts"`
-	Timed   int                `bson:"timed"`
-	Total   int64              `bson:"total_ms"`
-	Longest int64              `bson:"longest_ms"`
+	Success   int   `bson:"success,omitempty"`
+	Failed    int   `bson:"failed,omitempty"`
+	TimedOut  int   `bson:"timed_out,omitempty"`
+	Cancelled int   `bson:"cancelled,omitempty"`
+	Skipped   int   `bson:"skipped,omitempty"`
+	Unknown   int   `bson:"unknown,omitempty"`
+	Timed     int   `bson:"timed,omitempty"`
+	Total     int64 `bson:"total_ms,omitempty"`
+	Longest   int64 `bson:"longest_ms,omitempty"`
+}
+
+// of is the count of the status, nil for one that is no end.
+func (p *part) of(s job.Status) *int {
+	switch s {
+	case job.Success:
+		return &p.Success
+	case job.Failed:
+		return &p.Failed
+	case job.TimedOut:
+		return &p.TimedOut
+	case job.Cancelled:
+		return &p.Cancelled
+	case job.Skipped:
+		return &p.Skipped
+	case job.Unknown:
+		return &p.Unknown
+	default:
+		return nil
+	}
 }
 
 // tally is what was counted, by slice.
@@ -322,7 +406,7 @@ func (t tally) part(k rollUpKey, slice uint32) *part {
 		t[k] = map[uint32]*part{}
 	}
 	if t[k][slice] == nil {
-		t[k][slice] = &part{Counts: map[job.Status]int{}}
+		t[k][slice] = &part{}
 	}
 	return t[k][slice]
 }
@@ -333,9 +417,9 @@ func (t tally) add(e *end) {
 	}
 	for _, k := range keysOf(e.JobID, *e.CompletedAt) {
 		p := t.part(k, sliceOf(*e.Settled))
-		p.Counts[e.Status]++
+		*p.of(e.Status)++
 		if e.StartedAt != nil {
-			ms := int64(*e.CompletedAt - *e.StartedAt)
+			ms := max(int64(*e.CompletedAt-*e.StartedAt), 0) // two clocks may have told
 			p.Timed++
 			p.Total += ms
 			p.Longest = max(p.Longest, ms)
@@ -358,7 +442,7 @@ func (s *Store) writeRollUps(ctx context.Context, round int64, counted tally) (o
 		var unsets bson.D
 		for slice, p := range parts {
 			field := "parts." + strconv.FormatUint(uint64(slice), 10)
-			if len(p.Counts) > 0 {
+			if *p != (part{}) {
 				sets = append(sets, bson.E{Key: field, Value: p})
 			} else {
 				unsets = append(unsets, bson.E{Key: field, Value: ""})
@@ -382,40 +466,80 @@ func (s *Store) writeRollUps(ctx context.Context, round int64, counted tally) (o
 // lastEnd is how a job's latest run ended.
 type lastEnd struct {
 	state job.State
-	order string // by when it ended, then by when it settled
+	at    bson.DateTime
 }
 
-func lastEndOf(e *end) (lastEnd, bool) {
-	state, ok := job.StateAfter(e.Status)
-	if !ok || !e.over() || job.System(e.JobID) {
-		return lastEnd{}, false
-	}
-	at := *e.CompletedAt
-	for _, c := range e.Corrected {
-		// What it was found to be stands where it was unknown, though it may have
-		// ended some seconds before it was given up.
-		at = max(at, c.CompletedAt)
-	}
-	return lastEnd{state, order(fromDate(&at), fmt.Sprintf("%010d.%010d", e.Settled.T, e.Settled.I))}, true
+// lastEnds are those of several jobs; corrected ones may also have gone back.
+type lastEnds struct {
+	of        map[string]lastEnd
+	corrected map[string]bool
 }
 
-// writeStates keeps the states of jobs, where they are not of later ends.
-func (s *Store) writeStates(ctx context.Context, states map[string]lastEnd) error {
-	if len(states) == 0 {
+func (l lastEnds) add(e *end) {
+	if job.System(e.JobID) {
+		return
+	}
+	if len(e.Corrected) > 0 {
+		l.corrected[e.JobID] = true
+	}
+	if state, ok := job.StateAfter(e.Status); ok && e.over() && *e.CompletedAt >= l.of[e.JobID].at {
+		l.of[e.JobID] = lastEnd{state, *e.CompletedAt}
+	}
+}
+
+// stateDepth is how many of a job's latest records are looked at when it is found
+// out that one of them ended in another way.
+const stateDepth = 100
+
+// writeStates keeps the states of jobs, where they are not of later ends, or were
+// corrected in a later round.
+func (s *Store) writeStates(ctx context.Context, round int64, l lastEnds) error {
+	var writes []mongo.WriteModel
+	write := func(id string, filter, sets, unsets bson.D) {
+		filter = append(bson.D{{Key: "_id", Value: id}}, append(filter, upToOrAbsent("state_round", round))...)
+		writes = append(writes, mongo.NewUpdateOneModel().SetFilter(filter).
+			SetUpdate(changes(append(sets, bson.E{Key: "state_round", Value: round}), unsets)))
+	}
+	for id := range l.corrected {
+		latest, err := s.latestEnd(ctx, id)
+		if err != nil {
+			return err
+		}
+		if latest.state == "" {
+			write(id, nil, nil, bson.D{{Key: "state", Value: ""}, {Key: "state_at", Value: ""}})
+			continue
+		}
+		l.of[id] = latest
+		write(id, nil, bson.D{{Key: "state", Value: string(latest.state)}, {Key: "state_at", Value: latest.at}}, nil)
+	}
+	for id, e := range l.of {
+		if !l.corrected[id] {
+			write(id, bson.D{upToOrAbsent("state_at", e.at)}, bson.D{{Key: "state", Value: string(e.state)}, {Key: "state_at", Value: e.at}}, nil)
+		}
+	}
+	if len(writes) == 0 {
 		return nil
-	}
-	writes := make([]mongo.WriteModel, 0, len(states))
-	for id, l := range states {
-		writes = append(writes, mongo.NewUpdateOneModel().
-			SetFilter(bson.D{{Key: "_id", Value: id}, {Key: "$or", Value: bson.A{
-				bson.D{absent("state_order")}, bson.D{{Key: "state_order", Value: bson.D{{Key: "$lt", Value: l.order}}}},
-			}}}).
-			SetUpdate(set(bson.E{Key: "state", Value: string(l.state)}, bson.E{Key: "state_order", Value: l.order})))
 	}
 	if _, err := s.jobs.BulkWrite(ctx, writes, options.BulkWrite().SetOrdered(false)); err != nil {
 		return fmt.Errorf("change %s: %w", s.jobs.Name(), err)
 	}
 	return nil
+}
+
+// upToOrAbsent is the condition that a field is at most the value, if it is there.
+func upToOrAbsent(field string, v any) bson.E {
+	return bson.E{Key: field, Value: bson.D{{Key: "$not", Value: bson.D{{Key: "$gt", Value: v}}}}}
+}
+
+// latestEnd finds out how the latest of a job's runs ended that tells its state.
+func (s *Store) latestEnd(ctx context.Context, jobID string) (latest lastEnd, err error) {
+	found, err := many[end](ctx, s.executions, historyFilter(store.ExecutionFilter{JobID: jobID}),
+		options.Find().SetSort(historyOrder).SetLimit(stateDepth).SetProjection(endFields))
+	l := lastEnds{of: map[string]lastEnd{}, corrected: map[string]bool{}}
+	for _, e := range slices.Backward(found) {
+		l.add(e)
+	}
+	return l.of[jobID], err
 }
 
 // Statistics implements [store.Insight].
@@ -425,7 +549,7 @@ func (s *Store) Statistics(ctx context.Context, jobID string, from, until time.T
 			bson.D{{Key: "job_id", Value: jobID}, {Key: "from", Value: bson.D{{Key: "$gte", Value: date(from)}, {Key: "$lt", Value: date(until)}}}},
 			options.Find().SetSort(bson.D{{Key: "from", Value: 1}}))
 		for _, d := range found {
-			if r, any := d.decode(); any {
+			if r := d.decode(); len(r.Counts) > 0 {
 				all = append(all, r)
 			}
 		}
@@ -434,15 +558,17 @@ func (s *Store) Statistics(ctx context.Context, jobID string, from, until time.T
 	return all, err
 }
 
-func (d *rollUp) decode() (r store.RollUp, any bool) {
-	r = store.RollUp{From: fromDate(&d.From), Counts: map[job.Status]int{}}
-	for p := range maps.Values(d.Parts) {
-		for status, n := range p.Counts {
-			r.Counts[status] += n
+func (d *rollUp) decode() store.RollUp {
+	r := store.RollUp{From: fromDate(&d.From), Counts: map[job.Status]int{}}
+	for _, p := range d.Parts {
+		for _, status := range job.Statuses {
+			if n := p.of(status); n != nil && *n > 0 {
+				r.Counts[status] += *n
+			}
 		}
 		r.Timed += p.Timed
 		r.Total += time.Duration(p.Total) * time.Millisecond
 		r.Longest = max(r.Longest, time.Duration(p.Longest)*time.Millisecond)
 	}
-	return r, len(r.Counts) > 0
+	return r
 }

@@ -35,6 +35,8 @@ type Store struct {
 	jobs, executions, templates, logs, audits, quotas *mongo.Collection
 	sessions, replicas, users, tokens, rollUps, meta  *mongo.Collection
 
+	rollUpAtOnce int // see the constant
+
 	slots chan struct{} // one for each operation of Do that is under way
 
 	mu     sync.Mutex
@@ -54,7 +56,7 @@ func newStore(client *mongo.Client, database string, log *zap.Logger) *Store {
 		jobs: db.Collection(jobsName), executions: db.Collection(executionsName), templates: db.Collection(templatesName),
 		logs: db.Collection(logsName), audits: db.Collection(auditsName), quotas: db.Collection(quotasName),
 		sessions: db.Collection(sessionsName), replicas: db.Collection(replicasName), users: db.Collection(usersName),
-		tokens: db.Collection(tokensName), rollUps: db.Collection(rollUpsName), meta: db.Collection(metaName),
+		tokens: db.Collection(tokensName), rollUps: db.Collection(rollUpsName), rollUpAtOnce: rollUpAtOnce, meta: db.Collection(metaName),
 	}
 }
 

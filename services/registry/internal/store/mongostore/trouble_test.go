@@ -29,6 +29,7 @@ func calls(s *Store, j *job.Job, n int) map[string]func(ctx context.Context) err
 	another := &job.Job{ID: fmt.Sprintf("job_t%d", n), Name: fmt.Sprint("t", n), Timeout: time.Minute, CreatedAt: noon, Version: 1}
 	after := j.Clone()
 	after.Version++
+	role := "user"
 	return map[string]func(ctx context.Context) error{
 		"fire":   do(first),
 		"change": do(&store.Change{Status: e.Status, Token: e.Token, To: e.Start(noon, noon, nil), Audit: auditOf(e.ID, "x")}),
@@ -92,11 +93,27 @@ func calls(s *Store, j *job.Job, n int) map[string]func(ctx context.Context) err
 		},
 		"by name": func(ctx context.Context) error { _, err := s.UserByName(ctx, session); return err },
 		"token": func(ctx context.Context) error {
-			return s.AddToken(ctx, store.Token{Hash: session, User: session}, nil)
+			return s.AddToken(ctx, store.Token{Hash: session, User: session}, auditOf(session, "x"))
 		},
-		"owner":   func(ctx context.Context) error { _, _, err := s.TokenOwner(ctx, session); return err },
-		"expired": func(ctx context.Context) error { return s.DeleteExpiredTokens(ctx, noon) },
-		"ready":   s.Ready,
+		"users": func(ctx context.Context) error { _, err := s.Users(ctx); return err },
+		"change user": func(ctx context.Context) error {
+			_, err := s.ChangeUser(ctx, store.ChangeUser{Name: session, Role: &role, Audit: auditOf(session, "x")})
+			return err
+		},
+		"remove user": func(ctx context.Context) error { return s.RemoveUser(ctx, session, auditOf(session, "x")) },
+		"tokens":      func(ctx context.Context) error { _, err := s.Tokens(ctx, session); return err },
+		"delete tokens": func(ctx context.Context) error {
+			return s.DeleteTokens(ctx, session, []string{session}, auditOf(session, "x"))
+		},
+		"recent":     func(ctx context.Context) error { _, err := s.Recent(ctx, []string{j.ID}, 5); return err },
+		"live":       func(ctx context.Context) error { _, _, err := s.Live(ctx, 0, 5); return err },
+		"failures":   func(ctx context.Context) error { _, _, err := s.Failures(ctx, noon, 0, 5); return err },
+		"pulse":      func(ctx context.Context) error { _, err := s.Pulse(ctx, minutes(9)); return err },
+		"statistics": func(ctx context.Context) error { _, err := s.Statistics(ctx, "", noon, minutes(60)); return err },
+		"roll up":    func(ctx context.Context) error { _, err := s.RollUp(ctx, minutes(60)); return err },
+		"owner":      func(ctx context.Context) error { _, _, err := s.TokenOwner(ctx, session); return err },
+		"expired":    func(ctx context.Context) error { return s.DeleteExpiredTokens(ctx, noon) },
+		"ready":      s.Ready,
 	}
 }
 
@@ -182,7 +199,9 @@ func TestDocumentsThatSomebodySpoilt(t *testing.T) {
 				_, _, err := s.Executions(t.Context(), store.ExecutionFilter{JobID: j.ID, Limit: 1})
 				return err
 			},
-			"find": func() error { _, err := s.Find(t.Context(), []string{id}); return err },
+			"find":   func() error { _, err := s.Find(t.Context(), []string{id}); return err },
+			"recent": func() error { _, err := s.Recent(t.Context(), []string{j.ID}, 1); return err },
+			"live":   func() error { _, _, err := s.Live(t.Context(), 0, 1); return err },
 			"waiting": func() error {
 				_, err := s.Waiting(t.Context(), f.Execution.Frozen.Queue(), nil, noon, nil, 1)
 				return err
