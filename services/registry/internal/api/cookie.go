@@ -33,7 +33,7 @@ func (s *Server) secure() bool {
 
 // cookie holds a session's token for a time; 0 takes it back.
 func (s *Server) cookie(token string, lifetime time.Duration) *http.Cookie {
-	c := &http.Cookie{
+	c := &http.Cookie{ //nolint:gosec // G124: Secure is set wherever browsers come by TLS; a registry without it is for this machine
 		Name: s.cookieName(), Value: token, Path: "/", MaxAge: int(lifetime.Seconds()),
 		HttpOnly: true, Secure: s.secure(), SameSite: http.SameSiteStrictMode,
 	}

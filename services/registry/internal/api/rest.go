@@ -195,19 +195,6 @@ func (s *Server) newREST(ctx context.Context, inside *grpc.ClientConn) (http.Han
 	}), nil
 }
 
-// methodsOf are the methods that would find something at the request's path.
-func methodsOf(mux *http.ServeMux, r *http.Request) []string {
-	var found []string
-	for _, method := range []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut} {
-		other := *r
-		other.Method = method
-		if _, pattern := mux.Handler(&other); pattern != "/" {
-			found = append(found, method)
-		}
-	}
-	return found
-}
-
 // allowed lists the methods that there are routes for at the request's path.
 func allowed(mux *http.ServeMux, r *http.Request) []string {
 	var methods []string

@@ -218,7 +218,7 @@ func TestSecureCookie(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
-	if got := res.Header.Get("Set-Cookie"); res.StatusCode != 200 || !strings.HasPrefix(got, "__Host-almanac_session=alm_") || !strings.HasSuffix(got, "; Path=/; Max-Age=43200; HttpOnly; Secure; SameSite=Strict") {
+	if got := res.Header.Get("Set-Cookie"); res.StatusCode != http.StatusOK || !strings.HasPrefix(got, "__Host-almanac_session=alm_") || !strings.HasSuffix(got, "; Path=/; Max-Age=43200; HttpOnly; Secure; SameSite=Strict") {
 		t.Errorf("by its own TLS: %d %q", res.StatusCode, got)
 	}
 }

@@ -119,10 +119,14 @@ func ptr[T any](v T) *T { return &v }
 // silent is a store that knows who somebody is and nothing else.
 type silent struct{ access.Store }
 
-func (silent) AddUser(context.Context, store.User, *store.Audit) error            { return errOutage }
-func (silent) Users(context.Context) ([]store.User, error)                        { return nil, errOutage }
-func (silent) UserByName(context.Context, string) (store.User, error)             { return store.User{}, errOutage }
-func (silent) Tokens(context.Context, string) ([]store.Token, error)              { return nil, errOutage }
+func (silent) AddUser(context.Context, store.User, *store.Audit) error { return errOutage }
+
+func (silent) Users(context.Context) ([]store.User, error) { return nil, errOutage }
+
+func (silent) UserByName(context.Context, string) (store.User, error) { return store.User{}, errOutage }
+
+func (silent) Tokens(context.Context, string) ([]store.Token, error) { return nil, errOutage }
+
 func (silent) DeleteTokens(context.Context, string, []string, *store.Audit) error { return errOutage }
 
 func TestOutageOfUsersAndTokens(t *testing.T) {

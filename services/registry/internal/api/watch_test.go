@@ -116,7 +116,7 @@ func TestWatch(t *testing.T) {
 	r := newRig(t)
 	id := r.run(r.create("a job", ""))
 	f := r.follow(t.Context(), access.Admin, id, "")
-	if f.response.StatusCode != 200 || f.response.Header.Get("Content-Type") != "application/x-ndjson" || f.response.Header.Get("Cache-Control") != "no-store" {
+	if f.response.StatusCode != http.StatusOK || f.response.Header.Get("Content-Type") != "application/x-ndjson" || f.response.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("%d %v", f.response.StatusCode, f.response.Header)
 	}
 	f.expect("pending", 0, "", false)
