@@ -62,6 +62,11 @@ export function absolute(at: Date | string, timeZone: string = zone): string {
   }).format(new Date(at))
 }
 
+const shortFormat = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short', year: 'numeric', hour: '2-digit', minute: '2-digit', second: '2-digit' })
+
+/** Date and time to the second in the reader's zone, for columns of them. */
+export const shortTime = (at: Date | string): string => shortFormat.format(new Date(at))
+
 /** A time as "in 3 minutes"; hovered or focused, in full, in the reader's zone and UTC. */
 export function RelativeTime({ at, none = '–', ...rest }: { at: string | null | undefined; none?: string } & TextProps) {
   // Of hundreds in a list only those are drawn again whose words have changed.

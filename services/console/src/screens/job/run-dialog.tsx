@@ -12,7 +12,8 @@ import { Fields } from '../../parts/json'
 import { ErrorNotice, Loaded } from '../../parts/page'
 import { absolute, relative, useNow } from '../../parts/time'
 import { useMay, useSession } from '../../shell/session'
-import { dryRun, knowsDryRun, overridesOf, reallyDeletes, refusalOf } from './running'
+import { destroys } from '../run/again'
+import { choiceOf, dryRun, knowsDryRun, refusalOf } from './running'
 
 /** Shown while mounted; leads to the run once it is started. refused is why an attempt
  * without this dialog did not work. */
@@ -36,17 +37,17 @@ function RunForm({ job, template, refused, onClose }: { job: Job; template: Temp
   const fixed = !superAdmin && !!template?.destructive
   const [parameters, setParameters] = useState<Json>(fixed ? { ...job.parameters, [dryRun]: true } : job.parameters)
   const attempt = useRef({ of: '', key: '' })
-  const { changed, emptied } = overridesOf(job.parameters, parameters)
+  const { overrides, emptied } = choiceOf(job.parameters, parameters)
   const error = run.isIdle ? (refused ?? null) : run.error
-  const deletes = !!template && reallyDeletes(template, parameters)
+  const deletes = destroys(template, parameters)
 
   async function start(event: FormEvent) {
     event.preventDefault()
-    const overrides = Object.keys(changed).length > 0 ? changed : undefined
+    const given = Object.keys(overrides).length > 0 ? overrides : undefined
     // The same request again, after an answer that did not arrive, starts no second run.
-    const of = hashKey([overrides])
+    const of = hashKey([given])
     if (attempt.current.of !== of) attempt.current = { of, key: newKey() }
-    const started = await run.mutateAsync({ id: job.id, parameters: overrides, key: attempt.current.key }).catch(() => null)
+    const started = await run.mutateAsync({ id: job.id, parameters: given, key: attempt.current.key }).catch(() => null)
     if (!started) return
     notifications.show({ message: `“${job.name}” was started.`, color: 'green', autoClose: 2500 })
     await navigate(`/runs/${started.execution_id}`)

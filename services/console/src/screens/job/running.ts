@@ -1,13 +1,10 @@
 // What a run by hand would do, and why it cannot be started.
-import { hashKey } from '@tanstack/react-query'
 import { ApiError } from '../../api/client'
 import type { Json, Template } from '../../api/types'
+import { overridesOf } from '../run/again'
 
 /** The parameter that makes a run harmless, in every template that can destroy. */
 export const dryRun = 'dryRun'
-
-/** Whether a run with these parameters destroys data. */
-export const reallyDeletes = (template: Pick<Template, 'destructive'>, parameters: Json): boolean => template.destructive && parameters[dryRun] !== true
 
 /** Whether the template knows dry runs. */
 export const knowsDryRun = (template: Pick<Template, 'parameters_schema'>): boolean => dryRun in ((template.parameters_schema.properties as Json | undefined) ?? {})
@@ -19,14 +16,12 @@ export function withoutDryRun(schema: Json): Json {
   return { ...schema, properties, ...(required && { required }) }
 }
 
-/** The parameters that differ for one run, and those that it cannot go without: a run
- * replaces values of its job but leaves none out. */
-export function overridesOf(job: Json, run: Json): { changed: Json; emptied: string[] } {
-  const changed: Json = {}
-  for (const [name, value] of Object.entries(run)) {
-    if (value !== undefined && (!(name in job) || hashKey([value]) !== hashKey([job[name]]))) changed[name] = value
-  }
-  return { changed, emptied: Object.keys(job).filter((name) => run[name] === undefined) }
+/** The parameters that differ for one run, and those of the job that it has no value
+ * for: a run replaces values of its job but leaves none out. */
+export function choiceOf(job: Json, run: Json): { overrides: Json; emptied: string[] } {
+  const given = Object.fromEntries(Object.entries(run).filter(([, value]) => value !== undefined))
+  const { overrides, added } = overridesOf(given, job)
+  return { overrides, emptied: added }
 }
 
 export type Refusal = { title: string; text: string; /** The run that is in the way. */ execution?: string; /** When to try again. */ at?: Date }

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import type { Job } from '../../api/types'
-import { definitionOf, rules, scheduleNotes, telling } from './sentences'
+import { definitionOf, rules, scheduleNotes, telling, valueInWords } from './sentences'
 
 const job: Job = {
   id: 'job_1',
@@ -83,4 +83,20 @@ test('the definition has what was defined and nothing that was found', () => {
   const definition = definitionOf(job)
   expect(definition).toMatchObject({ name: 'Clean up', parameters: { collection: 'users', dryRun: false }, labels: {} })
   for (const field of ['id', 'version', 'created_at', 'state', 'recent_runs', 'next_run_at']) expect(definition).not.toHaveProperty(field)
+})
+
+test.each([
+  [null, '–'],
+  [undefined, '–'],
+  ['', '–'],
+  [[], '–'],
+  [0, '0'],
+  [false, 'no'],
+  [true, 'yes'],
+  ['text', 'text'],
+  [['a', 'b'], 'a and b'],
+  [[1, 2], '[1,2]'],
+  [{ a: 1 }, '{"a":1}'],
+])('%j is told as %s', (value, words) => {
+  expect(valueInWords(value)).toBe(words)
 })

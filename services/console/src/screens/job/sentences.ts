@@ -51,3 +51,12 @@ export function definitionOf(job: Job): object {
   const { labels, organisation, priority, executor_selector, missed_policy, overlap_policy } = job
   return { name, description, template_type, parameters, schedule, enabled, timeout_seconds, retry_policy, notifications, labels, organisation, priority, executor_selector, missed_policy, overlap_policy }
 }
+
+/** A value of any kind on one line. */
+export function valueInWords(value: unknown): string {
+  if (value === null || value === undefined || value === '') return '–'
+  if (typeof value === 'boolean') return value ? 'yes' : 'no'
+  if (typeof value === 'string') return value
+  if (Array.isArray(value) && value.every((v) => typeof v === 'string')) return value.length > 0 ? list.format(value) : '–'
+  return JSON.stringify(value)
+}

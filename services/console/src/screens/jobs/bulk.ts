@@ -1,6 +1,7 @@
 // One change of several jobs, job after job.
 import type { Job, Json, Template } from '../../api/types'
-import { dryRun, reallyDeletes } from '../job/running'
+import { dryRun } from '../job/running'
+import { destroys } from '../run/again'
 
 export type BulkAction = 'enable' | 'pause' | 'run'
 
@@ -33,7 +34,7 @@ export const deleting = (jobs: Job[], templates: Map<string, Template>): Job[] =
   jobs.filter((job) => {
     const template = templates.get(job.template_type)
     // of a template that is not known the worst is assumed when it knows dry runs
-    return template ? reallyDeletes(template, job.parameters) : dryRun in job.parameters && job.parameters[dryRun] !== true
+    return template ? destroys(template, job.parameters) : dryRun in job.parameters && job.parameters[dryRun] !== true
   })
 
 /** What a job's run is given: the dry run where it is asked for and would be none. */

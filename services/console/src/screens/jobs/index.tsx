@@ -14,7 +14,7 @@ import { useLive } from '../../shell/live'
 import { useMay, useSession } from '../../shell/session'
 import { DeleteDialog } from '../job/delete-dialog'
 import { RunDialog } from '../job/run-dialog'
-import { reallyDeletes } from '../job/running'
+import { destroys } from '../run/again'
 import type { BulkAction } from './bulk'
 import { BulkDialog } from './bulk-dialog'
 import { Filters, SortSelect } from './filters'
@@ -153,7 +153,7 @@ function useStarter(templates: ReadonlyMap<string, Template>, ask: (dialog: Dial
   const navigate = useNavigate()
   const act = (action: Action, job: Job) => {
     const template = templates.get(job.template_type)
-    if (action !== 'run' || !template || reallyDeletes(template, job.parameters)) return ask({ kind: action, job })
+    if (action !== 'run' || !template || destroys(template, job.parameters)) return ask({ kind: action, job })
     run.mutate(
       { id: job.id, key: newKey() },
       {

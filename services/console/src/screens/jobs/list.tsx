@@ -1,5 +1,5 @@
 // The rows of the list: a table, on phones cards.
-import { ActionIcon, Anchor, Badge, Card, Checkbox, Group, Menu, Stack, Table, Text, UnstyledButton, VisuallyHidden } from '@mantine/core'
+import { ActionIcon, Anchor, Card, Checkbox, Group, Menu, Stack, Table, Text, UnstyledButton, VisuallyHidden } from '@mantine/core'
 import { IconArrowDown, IconArrowsSort, IconArrowUp, IconCopy, IconDots, IconPencil, IconPlayerPlay, IconTrash } from '@tabler/icons-react'
 import { memo, type ReactNode } from 'react'
 import { Link } from 'react-router'
@@ -9,27 +9,13 @@ import { TemplateIcon } from '../../parts/template-icon'
 import { duration, RelativeTime } from '../../parts/time'
 import { scheduleInWords } from '../../parts/words'
 import { useMay } from '../../shell/session'
+import { Labels } from './labels'
+import { NextRun } from './next-run'
 import { EnabledSwitch } from './toggle'
 import { type SortField, runsShown } from './view'
 
 export type Action = 'run' | 'delete'
 type RowProps = { job: Job; template: Template | undefined; selected: boolean; onSelect: (job: Job, selected: boolean) => void; onAct: (action: Action, job: Job) => void }
-
-/** When a job runs next, or why it does not. */
-export function NextRun({ job }: { job: Job }) {
-  if (!job.enabled) return <Text span inherit c="dimmed">paused</Text>
-  if (job.schedule.type === 'manual') return <Text span inherit c="dimmed">by hand</Text>
-  return <RelativeTime at={job.next_run_at} none="no more runs" />
-}
-
-/** The labels of a job. */
-export function Labels({ of }: { of: Record<string, string> }) {
-  return Object.entries(of).map(([key, value]) => (
-    <Badge key={key} variant="outline" color="gray" size="sm" radius="sm" tt="none" fw={500} c="var(--mantine-color-text)" title={value ? `${key}=${value}` : key} maw={220}>
-      {value ? `${key}=${value}` : key}
-    </Badge>
-  ))
-}
 
 function LastRuns({ job }: { job: Job }) {
   const last = job.recent_runs.find((run) => run.duration_seconds !== null)
@@ -47,7 +33,6 @@ function LastRuns({ job }: { job: Job }) {
 }
 
 function Name({ job, template }: { job: Job; template: Template | undefined }) {
-  const labels = job.labels ?? {}
   return (
     <Group gap="sm" wrap="nowrap">
       <TemplateIcon type={job.template_type} sign={template?.icon} />
@@ -57,7 +42,7 @@ function Name({ job, template }: { job: Job; template: Template | undefined }) {
         </Anchor>
         <Group gap={6}>
           <Text size="xs" c="dimmed">{template?.name ?? job.template_type}</Text>
-          <Labels of={labels} />
+          <Labels of={job.labels} />
         </Group>
       </Stack>
     </Group>
