@@ -308,6 +308,7 @@ func BenchmarkPreviewNeighbours(b *testing.B) {
 			req := &almanacv1.PreviewScheduleRequest{
 				Schedule: &almanacv1.Schedule{Cron: proto.String("0 2 * * *"), Timezone: proto.String("Europe/Berlin")}, Neighbours: true,
 			}
+			defer reportCPU(b)()
 			for b.Loop() {
 				got, err := service.PreviewSchedule(b.Context(), req)
 				if err != nil || len(got.Occurrences) != 10 || got.Occurrences[0].NeighbourCount == 0 {
