@@ -699,6 +699,101 @@ func (w *walk) compare() {
 		w.same(len(w.audits(e.ID)), w.m.audits[e.ID])
 	}
 	w.compareWork()
+	w.compareInsight()
+}
+
+// compareInsight compares what is counted, and what of all jobs is chosen.
+func (w *walk) compareInsight() {
+	w.Helper()
+	for more := true; more; {
+		_, err := w.until(func() (err error) {
+			more, err = w.RollUp(w.Context(), w.now)
+			return err
+		})
+		w.ok(err)
+	}
+	all := slices.Collect(maps.Values(w.m.executions))
+	w.counts(false, all...)
+	live, failed := map[string]*job.Execution{}, map[string]*job.Execution{}
+	pulse := store.Pulse{}
+	for id, e := range w.m.executions {
+		if !e.Status.Ended() {
+			live[id] = e
+		}
+		if state, _ := job.StateAfter(e.Status); state == job.StateFailing {
+			failed[id] = e
+		}
+		switch {
+		case e.Leased():
+			pulse.Held++
+		case waits(e):
+			pulse.Waiting++
+			if wake := e.WakeAt.Truncate(time.Millisecond); !wake.After(w.now) {
+				if pulse.Due++; pulse.DueSince.IsZero() || wake.Before(pulse.DueSince) {
+					pulse.DueSince = wake
+				}
+			}
+		}
+	}
+	for id, j := range w.m.jobs {
+		if !j.Deleted {
+			if pulse.Jobs++; j.Enabled {
+				pulse.Enabled++
+			}
+		}
+		w.compareState(id)
+	}
+	got, err := w.Pulse(w.Context(), w.now)
+	w.ok(err)
+	w.same(got, pulse)
+	compare := func(want map[string]*job.Execution, read func(offset, limit int) ([]*job.Execution, int, error)) {
+		w.Helper()
+		var found []*job.Execution
+		for {
+			page, total, err := read(len(found), 40)
+			w.ok(err)
+			w.same(total, len(want))
+			if len(page) == 0 {
+				break
+			}
+			found = append(found, page...)
+		}
+		for id, e := range set(w.suite, found, executionID) {
+			if want[id] == nil {
+				w.Fatalf("%s is not to be there", show(e))
+			}
+			w.sameExecution(e, want[id])
+		}
+		w.same(len(found), len(want))
+	}
+	compare(live, func(offset, limit int) ([]*job.Execution, int, error) { return w.Live(w.Context(), offset, limit) })
+	compare(failed, func(offset, limit int) ([]*job.Execution, int, error) {
+		return w.Failures(w.Context(), time.Time{}, offset, limit)
+	})
+}
+
+// compareState compares a job's state, unless two runs ended at once in two ways.
+func (w *walk) compareState(id string) {
+	w.Helper()
+	want, latest, twice := job.StateNever, time.Time{}, false
+	for _, e := range w.m.executions {
+		state, tells := job.StateAfter(e.Status)
+		if e.JobID != id || !tells {
+			continue
+		}
+		at := e.CompletedAt.Truncate(time.Millisecond)
+		switch {
+		case at.After(latest):
+			want, latest, twice = state, at, false
+		case at.Equal(latest) && state != want:
+			twice = true
+		}
+	}
+	j, err := w.Job(w.Context(), id)
+	w.ok(err)
+	if !twice && j.State != want {
+		w.Fatalf("%s is %s, want %s", id, j.State, want)
+	}
 }
 
 // compareWork compares what dispatch reads, of all jobs or of a share of them.
