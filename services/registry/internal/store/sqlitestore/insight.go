@@ -45,10 +45,18 @@ func (s *Store) Recent(ctx context.Context, jobIDs []string, n int) (map[string]
 	return latest, nil
 }
 
+const (
+	countHeld   = `SELECT count(*) FROM executions WHERE queue = 0`
+	selectFirst = `SELECT wake_at, seq FROM executions WHERE queue = ? ORDER BY wake_at, seq LIMIT ? + 0`
+	// The statuses stand as in the index, which else is not used.
+	whereFailed  = `WHERE (e.status = 4 OR e.status = 5 OR e.status = 8) AND e.completed_at >= ? + 0`
+	latestFailed = ` ORDER BY e.completed_at DESC, e.seq DESC LIMIT ? + 0 OFFSET ? + 0`
+)
+
 // Live implements [store.Insight].
 func (s *Store) Live(ctx context.Context, offset, limit int) (page []*job.Execution, total int, err error) {
 	err = s.read(ctx, func(d *data) error {
-		held, err := d.number(`SELECT count(*) FROM executions WHERE queue = 0`, nil)
+		held, err := d.number(countHeld, nil)
 		if err != nil {
 			return err
 		}
@@ -97,7 +105,7 @@ func (d *data) firstWaiting(offset, limit int) ([]int64, error) {
 	type waiting struct{ wake, seq int64 }
 	var first []waiting
 	for _, q := range queues { // each has them in order
-		if err := d.each(`SELECT wake_at, seq FROM executions WHERE queue = ? ORDER BY wake_at, seq LIMIT ? + 0`, args{q, offset + limit}, func(r row) error {
+		if err := d.each(selectFirst, args{q, offset + limit}, func(r row) error {
 			first = append(first, waiting{r.millis(0), r.int(1)})
 			return nil
 		}); err != nil {
@@ -116,16 +124,14 @@ func (d *data) firstWaiting(offset, limit int) ([]int64, error) {
 // Failures implements [store.Insight].
 func (s *Store) Failures(ctx context.Context, since time.Time, offset, limit int) (page []*job.Execution, total int, err error) {
 	err = s.read(ctx, func(d *data) error {
-		// The statuses stand as in the index, which else is not used.
-		n, err := d.number(`SELECT count(*) FROM executions WHERE (status = 4 OR status = 5 OR status = 8) AND completed_at >= ? + 0`, args{since.UnixMilli()})
+		n, err := d.number(`SELECT count(*) FROM executions e `+whereFailed, args{since.UnixMilli()})
 		if err != nil {
 			return err
 		}
 		if total = int(n); total <= offset {
 			return nil
 		}
-		found, err := d.executions(`WHERE (e.status = 4 OR e.status = 5 OR e.status = 8) AND e.completed_at >= ? + 0 ORDER BY e.completed_at DESC, e.seq DESC LIMIT ? + 0 OFFSET ? + 0`,
-			args{since.UnixMilli(), limit, offset})
+		found, err := d.executions(whereFailed+latestFailed, args{since.UnixMilli(), limit, offset})
 		page = plain(found)
 		return err
 	})
@@ -151,7 +157,7 @@ func (s *Store) Pulse(ctx context.Context, now time.Time) (p store.Pulse, err er
 		}); err != nil {
 			return err
 		}
-		held, err := d.number(`SELECT count(*) FROM executions WHERE queue = 0`, nil)
+		held, err := d.number(countHeld, nil)
 		p.Held = int(held)
 		return err
 	})

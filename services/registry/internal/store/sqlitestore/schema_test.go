@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -44,6 +45,7 @@ func openOld(t *testing.T, version int, fill func(c *conn)) (folder string) {
 func TestFolderOfTheFirstSchemaOpens(t *testing.T) {
 	j := testJob(1)
 	j.Organisation, j.Overlap = "acme", job.OverlapAllow
+	j.Name, j.Description, j.Labels, j.UpdatedAt = "Über job", "What it DOES", map[string]string{"team": "a"}, start.Add(123*time.Millisecond)
 	ms := func(n int) int64 { return start.Add(time.Duration(n) * time.Minute).UnixMilli() }
 	folder := openOld(t, 1, func(c *conn) {
 		definition, err := encodeDefinition(j)
@@ -58,7 +60,7 @@ func TestFolderOfTheFirstSchemaOpens(t *testing.T) {
 		}
 		do(`INSERT INTO jobs (key, id, name, template, enabled, created_at, fingerprint) VALUES (1, ?, ?, 'noop', 1, ?, '')`, j.ID, j.Name, j.CreatedAt)
 		do(`INSERT INTO job_versions (job, version, definition) VALUES (1, 1, ?)`, definition)
-		do(`INSERT INTO job_state (job, version, next_run_at, live, success, unknown) VALUES (1, 1, ?, 4, 1, 1)`, ms(9))
+		do(`INSERT INTO job_state (job, version, next_run_at, live, success, unknown, skipped) VALUES (1, 1, ?, 4, 1, 1, 2000)`, ms(9))
 		record := func(at, status int, frozen, session any, queue, wake any) {
 			t.Helper()
 			do(`INSERT INTO executions (job, at, cause, version, idempotent, frozen, created_at, status, token, session, number, queue, wake_at)
@@ -72,6 +74,13 @@ func TestFolderOfTheFirstSchemaOpens(t *testing.T) {
 		record(4, 2, "", "sess_1", 0, ms(4))  // running
 		record(5, 8, "", "", 1, ms(5))        // unknown, owing
 		record(6, 3, "", "", "", int64(none)) // success
+		do(`UPDATE executions SET started_at = at + 1000, completed_at = at + 3000 WHERE status = 3`)
+		do(`UPDATE executions SET completed_at = at + 900000 WHERE status = 8`)
+		do(`INSERT INTO users (name, role, password_hash, created_at) VALUES ('ann', 'admin', '', 0)`)
+		do(`INSERT INTO tokens (hash, user, name, created_at) VALUES ('aa', 'ann', 'cli', 0)`)
+		for n := range 2000 { // more than one row of the queue
+			do(`INSERT INTO executions (job, at, cause, version, idempotent, created_at, status, token, number, completed_at) VALUES (1, ?, '', 1, 1, 0, 7, 0, 0, ?)`, ms(-n-100), ms(-n-100))
+		}
 		do(`INSERT INTO sessions (id, host, count) VALUES ('sess_1', 'executor-1', 7)`)
 	})
 	for range 2 { // converted, and as it is then
@@ -102,6 +111,54 @@ func TestFolderOfTheFirstSchemaOpens(t *testing.T) {
 		live, err := s.Sessions(t.Context())
 		if err != nil || len(live) != 1 || live[0].ID != "sess_1" || live[0].Host != "executor-1" || live[0].Count != 7 || live[0].Draining || !live[0].OpenedAt.IsZero() {
 			t.Errorf("sessions %+v, %v", live, err)
+		}
+		word, team := []string{"ÜBER", "does"}, "a"
+		for _, f := range []store.JobFilter{
+			{Words: word, Labels: []store.LabelTerm{{Key: "team", Value: &team}}},
+			{Sort: store.JobSort{By: store.SortUpdated}},
+		} {
+			f.Limit = 10
+			if _, total, err := s.Jobs(t.Context(), f); err != nil || total != 1 {
+				t.Errorf("%d jobs, %v", total, err)
+			}
+		}
+		tokens, err := s.Tokens(t.Context(), "ann")
+		if err != nil || len(tokens) != 1 || tokens[0].Kind != store.TokenLogin || tokens[0].Name != "cli" {
+			t.Errorf("tokens %+v, %v", tokens, err)
+		}
+		failed, total, err := s.Failures(t.Context(), start, 0, 10)
+		if err != nil || total != 1 || len(failed) != 1 || failed[0].Status != job.Unknown {
+			t.Errorf("%d failures, %v", total, err)
+		}
+		rollUp(t, s) // what had ended before is counted once
+		got, err = s.Job(t.Context(), j.ID)
+		if err != nil || got.State != job.StateFailing {
+			t.Errorf("state %q, %v", got.State, err)
+		}
+		steps, err := s.Statistics(t.Context(), "", start, start.Add(time.Hour))
+		counted := []store.RollUp{
+			{From: start, Counts: map[job.Status]int{job.Success: 1}, Timed: 1, Total: 2 * time.Second, Longest: 2 * time.Second},
+			{From: start.Add(store.RollUpStep), Counts: map[job.Status]int{job.Unknown: 1}},
+		}
+		if err != nil || !reflect.DeepEqual(steps, counted) {
+			t.Errorf("roll-ups %+v, %v", steps, err)
+		}
+		skips := 0
+		steps, err = s.Statistics(t.Context(), j.ID, time.Time{}, start)
+		for _, u := range steps {
+			skips += u.Counts[job.Skipped]
+		}
+		if err != nil || skips != 2000 {
+			t.Errorf("%d skips, %v", skips, err)
+		}
+		if err := s.read(t.Context(), func(d *data) error {
+			at, err := d.number(`SELECT updated_at FROM jobs`, nil)
+			if at != start.UnixMilli()+123 {
+				t.Errorf("edited at %d", at)
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)

@@ -258,6 +258,24 @@ func runLossy(t *testing.T, opener Opener, small bool) {
 					s.ok(try(func() error { return s.DropReplica(ctx, name) }))
 				}
 				s.ok(try(func() error { return s.Mend(ctx, at(0)) }))
+				role, kept := "super_admin", store.Token{Hash: "x" + name, User: name, Kind: store.TokenPersonal, CreatedAt: at(0)}
+				s.ok(try(func() error {
+					stands, err := s.ChangeUser(ctx, store.ChangeUser{Name: name, Role: &role, Audit: audit(name, "user.update", at(0))})
+					if err == nil {
+						s.same(stands.Role, role)
+					}
+					return err
+				}))
+				s.ok(try(func() error { return s.AddToken(ctx, kept, audit(name, "token.create", at(0))) }))
+				s.ok(try(func() error {
+					return s.DeleteTokens(ctx, name, []string{kept.Hash}, audit(name, "token.delete", at(0)))
+				}))
+				s.ok(try(func() error { _, err := s.RollUp(ctx, at(0)); return err }))
+				if n%2 == 1 {
+					if err := try(func() error { return s.RemoveUser(ctx, fmt.Sprint("n", n-1), nil) }); err != nil && !errors.Is(err, job.ErrNotFound) {
+						t.Fatal(err)
+					}
+				}
 				if n%2 == 0 {
 					s.same(do(&store.EndSession{Session: name, Count: 7}).Outcome, store.Done)
 				} else {
@@ -279,13 +297,21 @@ func runLossy(t *testing.T, opener Opener, small bool) {
 			s.ok(err)
 			s.same(len(replicas), names/2)
 			s.same(replicas[0].Count, int64(1))
-			for n := range names { // the user, and each drain that changed something
-				s.same(len(s.audits(fmt.Sprint("n", n))), 4)
+			for n := range names { // the user, each drain and change that changed something, the token's coming and going
+				s.same(len(s.audits(fmt.Sprint("n", n))), 7)
 			}
+			users, err := s.Users(ctx)
+			s.ok(err)
+			s.same(len(users), names/2)
 			for n := range names {
 				_, _, err := s.TokenOwner(ctx, fmt.Sprint("n", n))
-				if (err == nil) != (n >= names/2) {
+				if (err == nil) != (n >= names/2 && n%2 == 1) {
 					t.Fatalf("token %d: %v", n, err)
+				}
+				tokens, err := s.Tokens(ctx, fmt.Sprint("n", n))
+				s.ok(err)
+				if (len(tokens) == 1) != (n >= names/2 && n%2 == 1) {
+					t.Fatalf("tokens of %d: %d", n, len(tokens))
 				}
 			}
 		})
