@@ -102,12 +102,16 @@ func (g *Guard) hashed(ctx context.Context, compute func() error) error {
 	return compute()
 }
 
-// newHash makes the hash of a password that is good enough. field is the
-// password's name in the request. Errors: *FieldError.
-func (g *Guard) newHash(ctx context.Context, field, password string) (hash string, err error) {
+// checkPassword returns a *FieldError unless a password is good enough. field is
+// its name in the request.
+func checkPassword(field, password string) error {
 	if utf8.RuneCountInString(password) < leastPassword || len(password) > mostPassword {
-		return "", &FieldError{field, fmt.Sprintf("must have %d to %d characters", leastPassword, mostPassword)}
+		return &FieldError{field, fmt.Sprintf("must have %d to %d characters", leastPassword, mostPassword)}
 	}
+	return nil
+}
+
+func (g *Guard) newHash(ctx context.Context, password string) (hash string, err error) {
 	err = g.hashed(ctx, func() error {
 		hash, err = argon2id.CreateHash(password, hashing)
 		return err
@@ -125,14 +129,17 @@ func (g *Guard) ChangePassword(ctx context.Context, id Identity, current, next, 
 	if current == next {
 		return &FieldError{"new_password", "must differ from the current one"}
 	}
-	hash, err := g.newHash(ctx, "new_password", next)
-	if err != nil {
+	if err := checkPassword("new_password", next); err != nil {
 		return err
 	}
 	u, err := g.prove(ctx, id.User, current, address)
 	if errors.Is(err, ErrBadLogin) {
 		return ErrWrongPassword
 	}
+	if err != nil {
+		return err
+	}
+	hash, err := g.newHash(ctx, next)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,10 @@ func (g *Guard) AddUser(ctx context.Context, name string, role Role, password, b
 	case !slices.Contains(Roles, role):
 		return store.User{}, &FieldError{"role", fmt.Sprintf("%q is not known: use super_admin, admin or user", role)}
 	}
-	hash, err := g.newHash(ctx, "password", password)
+	if err := checkPassword("password", password); err != nil {
+		return store.User{}, err
+	}
+	hash, err := g.newHash(ctx, password)
 	if err != nil {
 		return store.User{}, err
 	}
@@ -97,7 +100,10 @@ func (g *Guard) UpdateUser(ctx context.Context, id Identity, name string, update
 		if name == id.User {
 			return store.User{}, &FieldError{"password", "of your own is changed on your account's page or by POST /api/auth/password, which ask for the current one"}
 		}
-		hash, err := g.newHash(ctx, "password", *update.Password)
+		if err := checkPassword("password", *update.Password); err != nil {
+			return store.User{}, err
+		}
+		hash, err := g.newHash(ctx, *update.Password)
 		if err != nil {
 			return store.User{}, err
 		}
