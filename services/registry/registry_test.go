@@ -183,7 +183,7 @@ func TestServe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for round, want := range []string{`"total":1`, `"total":1`} { // one user was added
+	for round, want := range []string{`"total":2`, `"total":2`} { // one user and one token were added
 		ctx, cancel := context.WithCancel(t.Context())
 		ready := filepath.Join(dir, "ready")
 		cfg, err := load([]string{
