@@ -60,7 +60,6 @@ type Fixtures = {
 let made = 0
 
 export const test = base.extend<Fixtures>({
-  // eslint-disable-next-line no-empty-pattern
   system: async ({}, use) => use(local()),
   baseURL: async ({ system }, use) => use(system.http),
   api: async ({ system }, use) => use(new Api(system.http, system.users.super_admin.token)),

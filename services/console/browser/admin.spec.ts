@@ -1,0 +1,105 @@
+import { expect, test } from './fixtures'
+
+test('templates are a reference, and lead to a new job', async ({ page, as }) => {
+  await as('super_admin')
+  await page.goto('/templates')
+  await page.getByLabel('Search').fill('clean')
+  await page.getByRole('link', { name: /^Database Cleanup/ }).click()
+  await expect(page.getByRole('heading', { level: 1, name: 'Database Cleanup' })).toBeVisible()
+  const parameters = page.getByRole('table', { name: 'Parameters' })
+  await expect(parameters.getByText('condition', { exact: true }).first()).toBeVisible()
+  await page.getByRole('link', { name: 'Use this template' }).first().click()
+  await expect(page).toHaveURL(/\/jobs\/new\?template=database_cleanup/)
+})
+
+test('a worker is drained and resumed', async ({ page, as, api }) => {
+  await as('super_admin')
+  await page.goto('/workers')
+  await page.getByRole('button', { name: 'Drain executor-2' }).click()
+  await page.getByRole('dialog').getByRole('button', { name: /drain/i }).click()
+  await expect(page.getByRole('button', { name: 'Resume executor-2' })).toBeVisible()
+  const states = async () => (await api.call<{ workers: { host: string; draining: boolean }[] }>('GET', '/api/admin/workers')).workers
+  expect((await states()).find((w) => w.host === 'executor-2')!.draining).toBe(true)
+  await page.getByRole('button', { name: 'Resume executor-2' }).click()
+  await page.getByRole('dialog').getByRole('button', { name: /resume/i }).click()
+  await expect(page.getByRole('button', { name: 'Drain executor-2' })).toBeVisible()
+  await expect.poll(async () => (await states()).some((w) => w.draining)).toBe(false)
+})
+
+test('the audit says who changed what', async ({ page, as, api, unique, system }) => {
+  const id = await api.job({ name: unique('Audited'), description: 'before', template_type: 'test_scheduler', schedule: { type: 'manual' } })
+  await api.call('PUT', `/api/admin/scheduler-jobs/${id}`, { description: 'after' })
+  await as('super_admin')
+  await page.goto(`/audit?object=${id}&action=job.update`)
+  const entries = page.getByRole('table', { name: 'Entries of the audit log' })
+  await expect(entries.getByText(system.users.super_admin.username)).toBeVisible()
+  await entries.getByRole('button', { name: /^What .* changed/ }).first().click()
+  const changed = page.getByRole('table', { name: /^What changed in/ })
+  await expect(changed.getByText('before')).toBeVisible()
+  await expect(changed.getByText('after', { exact: true })).toBeVisible()
+})
+
+test('a user is added, gets a role and a password, logs in, and is removed', async ({ page, as, system, unique }) => {
+  const name = unique('robin').replace(' ', '.')
+  await as('super_admin')
+  await page.goto('/users')
+  await page.getByRole('button', { name: 'Add user' }).click()
+  let dialog = page.getByRole('dialog')
+  await dialog.getByLabel('Username').fill(name)
+  await dialog.getByRole('textbox', { name: 'Password' }).fill('short')
+  await dialog.getByRole('radio', { name: /^admin/ }).check()
+  await dialog.getByRole('button', { name: 'Add user' }).click()
+  // Too short: said beside the field, and nothing typed is lost.
+  await expect(dialog.getByText(/12/).first()).toBeVisible()
+  await expect(dialog.getByLabel('Username')).toHaveValue(name)
+  await dialog.getByRole('textbox', { name: 'Password' }).fill('a good deal longer')
+  await dialog.getByRole('button', { name: 'Add user' }).click()
+  await expect(page.getByRole('dialog', { name: `${name} was added` })).toBeVisible()
+  await page.getByRole('dialog').getByRole('button').last().click()
+
+  const login = (password: string) =>
+    fetch(`${system.http}/api/auth/login`, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ username: name, password }) })
+  expect((await login('a good deal longer')).status).toBe(200)
+
+  await page.getByRole('button', { name: `Change ${name}` }).click()
+  await page.getByRole('menuitem', { name: /role/i }).click()
+  dialog = page.getByRole('dialog', { name: `Role of ${name}` })
+  await dialog.getByRole('radio', { name: /^user/ }).check()
+  await dialog.getByRole('button', { name: /role|change|save/i }).last().click()
+  await expect(dialog).toHaveCount(0)
+
+  await page.getByRole('button', { name: `Change ${name}` }).click()
+  await page.getByRole('menuitem', { name: /remove/i }).click()
+  await page.getByRole('dialog', { name: `Remove ${name}?` }).getByRole('button', { name: /^Remove/ }).click()
+  await expect(page.getByRole('button', { name: `Change ${name}` })).toHaveCount(0)
+  expect((await login('a good deal longer')).status).toBe(401)
+})
+
+test('a personal token is shown once, works, and is revoked', async ({ page, as, system, unique }) => {
+  const name = unique('laptop')
+  await as('admin')
+  await page.goto('/account')
+  await page.getByRole('button', { name: 'New token' }).click()
+  await page.getByRole('dialog').getByLabel('Name').fill(name)
+  await page.getByRole('dialog').getByRole('button', { name: /token/i }).click()
+  const shown = page.getByRole('dialog', { name: `Token ${name}` })
+  const secret = /alm_[a-z2-7]+/.exec((await shown.getByRole('region', { name: 'The token' }).textContent())!)![0]
+  const ask = () => fetch(`${system.http}/api/admin/scheduler-jobs`, { headers: { Authorization: `Bearer ${secret}` } })
+  expect((await ask()).status).toBe(200)
+  await shown.getByRole('button', { name: 'I have copied it' }).click()
+  await expect(page.getByText(secret)).toHaveCount(0)
+  await page.getByRole('button', { name: `Revoke ${name}` }).click()
+  await page.getByRole('dialog').getByRole('button', { name: /^Revoke/ }).click()
+  await expect(page.getByRole('button', { name: `Revoke ${name}` })).toHaveCount(0)
+  await expect.poll(async () => (await ask()).status).toBe(401)
+})
+
+test('the viewer of the API works under the policy, as who is logged in', async ({ page, as }) => {
+  await as('admin')
+  await page.goto('/docs')
+  await expect(page.getByText('JobService').first()).toBeVisible({ timeout: 30_000 })
+  await page.getByRole('button', { name: /GET.*\/api\/auth\/session/ }).first().click()
+  await page.getByRole('button', { name: 'Try it out' }).first().click()
+  await page.getByRole('button', { name: 'Execute' }).first().click()
+  await expect(page.getByText('"role": "admin"').first()).toBeVisible()
+})
