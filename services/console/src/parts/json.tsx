@@ -1,6 +1,6 @@
 // Free-form objects for people: a table of names and values; nested ones within.
 // Everything is text, never markup.
-import { Anchor, Code, CopyButton, Group, Table, Text, Tooltip, ActionIcon } from '@mantine/core'
+import { Anchor, Box, Code, CopyButton, Group, Table, Text, Tooltip, ActionIcon } from '@mantine/core'
 import { IconCheck, IconCopy } from '@tabler/icons-react'
 import type { ReactNode } from 'react'
 import type { Json } from '../api/types'
@@ -23,6 +23,8 @@ function Value({ value, depth }: { value: unknown; depth: number }): ReactNode {
     if (value.length === 0) return <Text span size="sm" c="dimmed">none</Text>
     if (value.every((v) => typeof v !== 'object' || v === null)) return <span style={{ overflowWrap: 'anywhere' }}>{value.map(String).join(', ')}</span>
   }
+  const columns = columnsOf(value)
+  if (columns) return <Rows of={value as Json[]} columns={columns} />
   if (depth >= 2) return <Code block>{JSON.stringify(value, null, 2)}</Code>
   if (Array.isArray(value)) {
     return (
@@ -36,6 +38,42 @@ function Value({ value, depth }: { value: unknown; depth: number }): ReactNode {
   return <Fields of={value as Json} depth={depth + 1} />
 }
 
+const plain = (value: unknown) => typeof value !== 'object' || value === null
+
+/** The names in a list of flat objects, when they make a table that can be read. */
+export function columnsOf(value: unknown): string[] | null {
+  if (!Array.isArray(value) || value.length < 2) return null
+  if (!value.every((row) => !plain(row) && !Array.isArray(row) && Object.values(row as Json).every(plain))) return null
+  const names = [...new Set((value as Json[]).flatMap((row) => Object.keys(row)))]
+  return names.length > 0 && names.length <= 8 ? names : null
+}
+
+/** Flat objects of the same kind, a row for each. */
+function Rows({ of, columns }: { of: Json[]; columns: string[] }) {
+  return (
+    <Box style={{ overflowX: 'auto' }} tabIndex={0} role="region" aria-label="Table">
+      <Table verticalSpacing={4}>
+        <Table.Thead>
+          <Table.Tr>
+            {columns.map((name) => (
+              <Table.Th key={name} scope="col" fw={500}>{fieldName(name)}</Table.Th>
+            ))}
+          </Table.Tr>
+        </Table.Thead>
+        <Table.Tbody>
+          {of.map((row, i) => (
+            <Table.Tr key={i}>
+              {columns.map((name) => (
+                <Table.Td key={name} ta={typeof row[name] === 'number' ? 'end' : undefined}>{name in row ? <Value value={row[name]} depth={3} /> : null}</Table.Td>
+              ))}
+            </Table.Tr>
+          ))}
+        </Table.Tbody>
+      </Table>
+    </Box>
+  )
+}
+
 /** An object as a table of its fields. */
 export function Fields({ of, depth = 0, label }: { of: Json; depth?: number; label?: string }) {
   const names = Object.keys(of)
@@ -45,7 +83,7 @@ export function Fields({ of, depth = 0, label }: { of: Json; depth?: number; lab
       <Table.Tbody>
         {names.map((name) => (
           <Table.Tr key={name}>
-            <Table.Th scope="row" w={190} style={{ verticalAlign: 'top', fontWeight: 500 }}>{fieldName(name)}</Table.Th>
+            <Table.Th scope="row" w={depth === 0 ? 190 : '30%'} style={{ verticalAlign: 'top', fontWeight: 500 }}>{fieldName(name)}</Table.Th>
             <Table.Td><Value value={of[name]} depth={depth} /></Table.Td>
           </Table.Tr>
         ))}
