@@ -26,8 +26,8 @@ export function Figures({ overview }: { overview: { data: Overview | undefined }
             Today
           </Title>
         </Group>
-        <div style={{ minHeight: 150 }}>
-          {today.data ? <Day of={today.data} /> : today.error ? <ErrorNotice error={today.error} retry={() => void today.refetch()} /> : <Skeleton height={150} role="status" aria-label="Loading: Today" />}
+        <div style={{ minHeight: 184 }}>
+          {today.data ? <Day of={today.data} /> : today.error ? <ErrorNotice error={today.error} retry={() => void today.refetch()} /> : <Skeleton height={184} role="status" aria-label="Loading: Today" />}
         </div>
       </Paper>
       <SimpleGrid cols={2} spacing="md">

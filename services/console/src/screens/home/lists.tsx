@@ -4,10 +4,11 @@ import { IconCheck, IconClockExclamation, IconPlugConnectedX } from '@tabler/ico
 import { useQuery, useQueryClient } from '@tanstack/react-query'
 import { useState } from 'react'
 import { Link, useSearchParams } from 'react-router'
-import { activityQuery, jobQuery, templatesQuery, upcomingQuery, workersQuery } from '../../api/queries'
+import { activityQuery, jobQuery, jobsQuery, templatesQuery, workersQuery } from '../../api/queries'
 import type { Execution, Job, Overview, Worker } from '../../api/types'
 import { StatusBadge } from '../../parts/status'
-import { absolute, Countdown, duration, RelativeTime, useNow } from '../../parts/time'
+import { Countdown, duration, RelativeTime, useNow } from '../../parts/time'
+import { scheduleInWords } from '../../parts/words'
 import { useLive } from '../../shell/live'
 import { useMay } from '../../shell/session'
 import { CancelRun, RunAgainDialog } from '../run/actions'
@@ -60,7 +61,7 @@ export function GoingOn() {
   const [page, turn] = usePage('now')
   const live = useQuery({ ...activityQuery({ state: 'live', page, limit: perPage }), refetchInterval: every(3000) })
   return (
-    <Panel title="Going on now" query={live} room={190}>
+    <Panel title="Going on now" query={live} room={110}>
       {({ executions, total }) =>
         executions.length === 0 && page === 1 ? (
           <Text size="sm" c="dimmed">
@@ -253,51 +254,48 @@ function Again({ run }: { run: Execution }) {
   )
 }
 
-const few = 8
-const many = 50
+const nextPerPage = 8
 
-/** What comes next. */
+/** What comes next, each job once: one that runs each minute hides no other. */
 export function Next() {
   const { every } = useLive()
-  const [whole, setWhole] = useState(false)
-  const upcoming = useQuery({ ...upcomingQuery({ limit: whole ? many : few }), refetchInterval: every(5000) })
+  const [page, turn] = usePage('next')
+  const next = useQuery({ ...jobsQuery({ enabled: true, sort: 'next_run_at', runs: 0, page, limit: nextPerPage }), refetchInterval: every(3000) })
   return (
-    <Panel title="What comes next" query={upcoming} room={190}>
-      {(times) =>
-        times.length === 0 ? (
-          <Text size="sm" c="dimmed">
-            Nothing is planned: no enabled job has a schedule with times to come. Enable a job, or give one a schedule.
-          </Text>
-        ) : (
+    <Panel title="What comes next" query={next} room={190}>
+      {({ jobs, total }) => {
+        const planned = jobs.filter((job) => job.next_run_at)
+        return (
           <>
-            <Rows label="What comes next">
-              {times.map((next) => (
-                <Row key={`${next.job_id} ${next.at}`}>
-                  <Group justify="space-between" wrap="nowrap" gap="sm">
-                    <Box style={{ minWidth: 0 }}>
-                      <Anchor component={Link} to={`/jobs/${next.job_id}`} size="sm" style={{ overflowWrap: 'anywhere' }}>
-                        {next.job_name}
-                      </Anchor>
-                      <Text size="xs" c="dimmed">
-                        {absolute(next.at)}
-                        {next.note ? ` · ${next.note}` : ''}
+            {planned.length === 0 ? (
+              <Text size="sm" c="dimmed">
+                {page === 1 ? 'Nothing is planned: no enabled job has a schedule with times to come. Enable a job, or give one a schedule.' : 'No more: the other enabled jobs have no times to come.'}
+              </Text>
+            ) : (
+              <Rows label="What comes next">
+                {planned.map((job) => (
+                  <Row key={job.id}>
+                    <Group justify="space-between" wrap="nowrap" gap="sm">
+                      <Box style={{ minWidth: 0 }}>
+                        <Anchor component={Link} to={`/jobs/${job.id}`} fw={500} style={{ overflowWrap: 'anywhere' }}>
+                          {job.name}
+                        </Anchor>
+                        <Text size="xs" c="dimmed">
+                          {scheduleInWords(job.schedule)}
+                        </Text>
+                      </Box>
+                      <Text size="sm" style={{ whiteSpace: 'nowrap' }}>
+                        <Countdown at={job.next_run_at!} />
                       </Text>
-                    </Box>
-                    <Text size="sm" style={{ whiteSpace: 'nowrap' }}>
-                      <Countdown at={next.at} />
-                    </Text>
-                  </Group>
-                </Row>
-              ))}
-            </Rows>
-            {(whole || times.length === few) && (
-              <Button size="xs" variant="default" mt="sm" onClick={() => setWhole(!whole)}>
-                {whole ? `Show the next ${few} only` : `Show the next ${many}`}
-              </Button>
+                    </Group>
+                  </Row>
+                ))}
+              </Rows>
             )}
+            <Pages label="Pages of what comes next" total={total} size={nextPerPage} page={page} turn={turn} />
           </>
         )
-      }
+      }}
     </Panel>
   )
 }
@@ -310,7 +308,7 @@ export function Workers() {
   const workers = useQuery({ ...workersQuery(), refetchInterval: every(3000) })
   const most = 6
   return (
-    <Panel title="Workers" more={{ to: '/workers', name: workers.data && workers.data.length > most ? `All ${count(workers.data.length)}` : 'Details' }} query={workers} room={120}>
+    <Panel title="Workers" more={{ to: '/workers', name: workers.data && workers.data.length > most ? `All ${count(workers.data.length)}` : 'Details' }} query={workers} room={80}>
       {(list) =>
         list.length === 0 ? (
           <Text size="sm" c="dimmed">

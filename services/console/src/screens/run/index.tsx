@@ -106,7 +106,7 @@ function Told({ run, log, over, trouble, again }: ReturnType<typeof useRun> & { 
     >
       <Stack gap="sm">
         <Group gap="sm" align="center" wrap="nowrap">
-          <Box role="status" aria-label="State">
+          <Box role="status" aria-label="State" style={{ flex: 'none' }}>
             <StatusBadge status={run.status} size="lg" />
           </Box>
           <Text size="lg" style={{ overflowWrap: 'anywhere' }}>

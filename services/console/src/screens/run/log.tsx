@@ -44,6 +44,7 @@ export function RunLog({ log, startedAt, live, name, height, choice, told }: Pro
   const [sinceStart, setSinceStart] = useState(false)
   const [follow, setFollow] = useState(live)
   const [atEnd, setAtEnd] = useState(true)
+  const [grows] = useState(live) // then it has its full height from the start: nothing below it moves
   const lastTop = useRef(0)
   const toReveal = useRef(false)
 
@@ -135,7 +136,7 @@ export function RunLog({ log, startedAt, live, name, height, choice, told }: Pro
           aria-label="Search the log"
           placeholder="Search the log"
           size="sm"
-          w={{ base: '100%', xs: 230 }}
+          w={{ base: '100%', xs: 190 }}
           leftSection={<IconSearch size={15} aria-hidden />}
           value={find}
           onChange={(e) => setFind(e.currentTarget.value)}
@@ -159,11 +160,13 @@ export function RunLog({ log, startedAt, live, name, height, choice, told }: Pro
         )}
         <Group gap={6} role="group" aria-label="Show only these levels">
           <Chip.Group multiple value={only} onChange={(value) => setOnly(value as Level[])}>
-            {levels.map((level) => (
-              <Chip key={level} value={level} size="sm" variant="outline" disabled={log.counts[level] === 0 && !only.includes(level)}>
-                {levelWords[level]} {count(log.counts[level])}
-              </Chip>
-            ))}
+            {levels
+              .filter((level) => log.counts[level] > 0 || only.includes(level))
+              .map((level) => (
+                <Chip key={level} value={level} size="sm" variant="outline" classNames={{ label: classes.chip }}>
+                  {levelWords[level]} {count(log.counts[level])}
+                </Chip>
+              ))}
           </Chip.Group>
         </Group>
         <Group gap={4} ml="auto" wrap="nowrap">
@@ -189,7 +192,7 @@ export function RunLog({ log, startedAt, live, name, height, choice, told }: Pro
         <div
           ref={scroller}
           className={wrap ? `${classes.scroller} ${classes.wrapped}` : classes.scroller}
-          style={{ height }}
+          style={grows ? { height } : { maxHeight: height, minHeight: 84 }}
           role="log"
           aria-label="Log"
           aria-live={live && follow && quiet ? 'polite' : 'off'}
@@ -249,7 +252,7 @@ export function RunLog({ log, startedAt, live, name, height, choice, told }: Pro
 function Tool({ label, pressed, disabled, onClick, children }: { label: string; pressed?: boolean; disabled?: boolean; onClick: () => void; children: ReactNode }) {
   return (
     <Tooltip label={label}>
-      <ActionIcon variant={pressed ? 'filled' : 'default'} size="lg" aria-label={label} aria-pressed={pressed} disabled={disabled} onClick={onClick}>
+      <ActionIcon variant={pressed ? 'filled' : 'default'} size={30} aria-label={label} aria-pressed={pressed} disabled={disabled} onClick={onClick}>
         {children}
       </ActionIcon>
     </Tooltip>
