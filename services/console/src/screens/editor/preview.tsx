@@ -1,0 +1,122 @@
+// The next runs of a schedule while it is typed.
+import { Badge, Stack, Table, Text } from '@mantine/core'
+import type { Occurrence } from '../../api/types'
+import { EmptyState, ErrorNotice, Waiting } from '../../parts/page'
+import { myZone, RelativeTime } from '../../parts/time'
+import { ApiError } from '../../api/client'
+
+const clock = (zone: string) => new Intl.DateTimeFormat('en-GB', { timeZone: zone, hour: '2-digit', minute: '2-digit', second: '2-digit' })
+const date = (zone: string) => new Intl.DateTimeFormat('en-GB', { timeZone: zone, weekday: 'short', day: 'numeric', month: 'short' })
+
+const time = (at: string, zone: string) => clock(zone).format(new Date(at)).replace(/:00$/, '')
+const day = (at: string, zone: string) => date(zone).format(new Date(at))
+
+/** Zones in which to show times: the job's, the reader's and UTC, each once. Zones that
+ * show the same clock for all these times are the same. */
+export function columns(occurrences: Occurrence[], zone: string, mine: string): { zone: string; name: string }[] {
+  const wanted = [
+    { zone, name: zone === mine ? 'Your time' : zone },
+    { zone: mine, name: 'Your time' },
+    { zone: 'UTC', name: 'UTC' },
+  ]
+  const seen = new Set<string>()
+  return wanted.filter(({ zone: z }) => {
+    const face = occurrences.map((o) => `${day(o.at, z)} ${time(o.at, z)}`).join()
+    if (seen.has(face)) return false
+    seen.add(face)
+    return true
+  })
+}
+
+/** "also: a, b and 3 more" */
+export function neighboursInWords(o: Pick<Occurrence, 'neighbours' | 'neighbour_count'>): string {
+  const names = o.neighbours ?? []
+  if (names.length === 0) return ''
+  const more = o.neighbour_count - names.length
+  return `also: ${names.join(', ')}${more > 0 ? ` and ${more} more` : ''}`
+}
+
+type Props = {
+  /** By hand only. */
+  manual: boolean
+  /** What keeps the schedule from being read; told beside its field too. */
+  incomplete: boolean
+  occurrences: Occurrence[] | undefined
+  error: unknown
+  retry: () => void
+  zone: string
+}
+
+export function Preview({ manual, incomplete, occurrences, error, retry, zone }: Props) {
+  if (manual) {
+    return (
+      <Text size="sm" c="dimmed">
+        None by itself: it waits until somebody starts it.
+      </Text>
+    )
+  }
+  if (incomplete || (error instanceof ApiError && error.status === 400)) {
+    return (
+      <Text size="sm" c="dimmed">
+        They are shown as soon as the schedule is complete.
+      </Text>
+    )
+  }
+  if (error) return <ErrorNotice error={error} retry={retry} title="The next runs cannot be told" />
+  if (!occurrences) return <Waiting label="Working out the next runs" />
+  if (occurrences.length === 0) return <EmptyState title="No run to come">This schedule has no time in the future.</EmptyState>
+  const shown = columns(occurrences, zone, myZone)
+  return (
+    <Table verticalSpacing={4} horizontalSpacing={6} fz="sm" aria-label="Next runs">
+      <Table.Thead>
+        <Table.Tr>
+          {shown.map((c) => (
+            <Table.Th key={c.name} scope="col" style={{ overflowWrap: 'anywhere' }}>
+              {c.name}
+            </Table.Th>
+          ))}
+          <Table.Th scope="col">In</Table.Th>
+        </Table.Tr>
+      </Table.Thead>
+      <Table.Tbody>
+        {occurrences.map((o) => {
+          const first = day(o.at, shown[0]!.zone)
+          const also = neighboursInWords(o)
+          return (
+            <Table.Tr key={o.at} style={{ verticalAlign: 'top' }}>
+              {shown.map((c, i) => (
+                <Table.Td key={c.name}>
+                  {i === 0 ? (
+                    <Stack gap={2}>
+                      <span>
+                        {first}, {time(o.at, c.zone)}
+                      </span>
+                      {o.note && (
+                        <Badge variant="default" radius="sm" tt="none" h="auto" styles={{ label: { whiteSpace: 'normal' } }}>
+                          Clocks change: {o.note}
+                        </Badge>
+                      )}
+                      {also && (
+                        <Text size="xs" c="dimmed" style={{ overflowWrap: 'anywhere' }}>
+                          {also}
+                        </Text>
+                      )}
+                    </Stack>
+                  ) : (
+                    <span style={{ whiteSpace: 'nowrap' }}>
+                      {day(o.at, c.zone) === first ? '' : `${day(o.at, c.zone)}, `}
+                      {time(o.at, c.zone)}
+                    </span>
+                  )}
+                </Table.Td>
+              ))}
+              <Table.Td c="dimmed" style={{ whiteSpace: 'nowrap' }}>
+                <RelativeTime at={o.at} />
+              </Table.Td>
+            </Table.Tr>
+          )
+        })}
+      </Table.Tbody>
+    </Table>
+  )
+}
