@@ -142,19 +142,22 @@ func (w *writer) insertToken(t store.Token) (int, error) {
 		args{t.Hash, t.User, t.Kind, t.Name, t.CreatedAt.UnixMilli(), t.ExpiresAt})
 }
 
-const selectTokens = `SELECT hash, user, kind, name, created_at, expires_at FROM tokens `
-
-func (r row) token() store.Token {
-	return store.Token{Hash: r.text(0), User: r.text(1), Kind: r.text(2), Name: r.text(3), CreatedAt: r.time(4), ExpiresAt: r.time(5)}
+// tokens returns those that what follows the query chooses.
+func (d *data) tokens(narrow string, a args) (all []store.Token, err error) {
+	err = d.each(`SELECT hash, user, kind, name, created_at, expires_at FROM tokens `+narrow, a, func(r row) error {
+		all = append(all, store.Token{Hash: r.text(0), User: r.text(1), Kind: r.text(2), Name: r.text(3), CreatedAt: r.time(4), ExpiresAt: r.time(5)})
+		return nil
+	})
+	return all, err
 }
+
+const newestOfUser = `WHERE user = ? ORDER BY created_at DESC, hash DESC`
 
 // Tokens implements [store.Access].
 func (s *Store) Tokens(ctx context.Context, user string) (all []store.Token, err error) {
 	err = s.read(ctx, func(d *data) error {
-		return d.each(selectTokens+`WHERE user = ? ORDER BY created_at DESC, hash DESC`, args{user}, func(r row) error {
-			all = append(all, r.token())
-			return nil
-		})
+		all, err = d.tokens(newestOfUser, args{user})
+		return err
 	})
 	return all, err
 }
@@ -181,13 +184,14 @@ func (s *Store) DeleteTokens(ctx context.Context, user string, hashes []string, 
 // TokenOwner implements [store.Access].
 func (s *Store) TokenOwner(ctx context.Context, hash string) (t store.Token, u store.User, err error) {
 	err = s.read(ctx, func(d *data) error {
-		found, err := d.one(selectTokens+`WHERE hash = ?`, args{hash}, func(r row) { t = r.token() })
+		found, err := d.tokens(`WHERE hash = ?`, args{hash})
 		if err != nil {
 			return err
 		}
-		if !found {
+		if len(found) == 0 {
 			return job.ErrNotFound
 		}
+		t = found[0]
 		u, err = d.user(t.User)
 		return err
 	})

@@ -170,11 +170,13 @@ func (s *Store) Pulse(ctx context.Context, now time.Time) (p store.Pulse, err er
 // Statistics implements [store.Insight].
 func (s *Store) Statistics(ctx context.Context, jobID string, from, until time.Time) (found []store.RollUp, err error) {
 	err = s.read(ctx, func(d *data) error {
-		key, ok := allJobs, true
+		key := allJobs
 		if jobID != "" {
-			if key, ok, err = d.jobKey(jobID); !ok || err != nil {
+			of, ok, err := d.jobKey(jobID)
+			if !ok || err != nil {
 				return err
 			}
+			key = of
 		}
 		earliest, err := d.number(`SELECT min(block) FROM rollups`, nil)
 		if err != nil {

@@ -69,7 +69,11 @@ func (d *data) export(kind move.Kind, yield func(move.Record) error) error {
 	case move.Users:
 		return d.each(selectUsers+`ORDER BY name`, nil, func(r row) error { return yield(move.User{User: r.user()}) })
 	case move.Tokens:
-		return d.each(selectTokens+`ORDER BY hash`, nil, func(r row) error { return yield(move.Token{Token: r.token()}) })
+		all, err := d.tokens(`ORDER BY hash`, nil)
+		for i := 0; i < len(all) && err == nil; i++ {
+			err = yield(move.Token{Token: all[i]})
+		}
+		return err
 	case move.Sessions:
 		return d.each(`SELECT id, host, about, opened_at, count, running, stopping, last_beat_at, draining, ended_at FROM sessions ORDER BY id`, nil, func(r row) error {
 			var own about

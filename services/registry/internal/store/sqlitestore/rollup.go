@@ -150,11 +150,11 @@ func (w *writer) endKept(p place) (e end, err error) {
 
 // RollUp implements [store.Insight].
 func (s *Store) RollUp(ctx context.Context, _ time.Time) (more bool, err error) {
-	var any bool
+	var pending bool
 	if err := s.read(ctx, func(d *data) error {
-		any, err = d.one(`SELECT 1 FROM ended`, nil, func(row) {})
+		pending, err = d.one(`SELECT 1 FROM ended`, nil, func(row) {})
 		return err
-	}); err != nil || !any {
+	}); err != nil || !pending {
 		return false, err
 	}
 	err = s.writeWhen(ctx, false, func(w *writer) error {
