@@ -379,7 +379,11 @@ func (d *definedJob) state() job.State {
 // Jobs implements [store.Definitions].
 func (s *Store) Jobs(ctx context.Context, f store.JobFilter) (page []*job.Job, total int, err error) {
 	err = s.call(ctx, func(ctx context.Context) error {
-		found, n, err := pageOf[definedJob](ctx, s.jobs, f.Offset, f.Limit, jobList(f)...)
+		list, err := jobList(f)
+		if err != nil {
+			return err
+		}
+		found, n, err := pageOf[definedJob](ctx, s.jobs, f.Offset, f.Limit, list...)
 		if err != nil {
 			return err
 		}
@@ -403,8 +407,9 @@ func (s *Store) Jobs(ctx context.Context, f store.JobFilter) (page []*job.Job, t
 }
 
 // jobList is the query for a list of jobs. When they are in the order of their
-// next runs there are two: those without one come last.
-func jobList(f store.JobFilter) []stretch {
+// next runs there are two: those without one come last. Where nothing can match
+// there is none.
+func jobList(f store.JobFilter) ([]stretch, error) {
 	filter := bson.D{{Key: "counted", Value: true}, absent("provisional")}
 	if len(f.TemplateTypes) > 0 {
 		filter = append(filter, bson.E{Key: "template_type", Value: bson.D{{Key: "$in", Value: f.TemplateTypes}}})
@@ -415,7 +420,7 @@ func jobList(f store.JobFilter) []stretch {
 	var all bson.A
 	for _, word := range f.Words {
 		if strings.ContainsRune(word, 0) { // nothing holds it, and no pattern can
-			return nil
+			return nil, nil
 		}
 		pattern := bson.Regex{Pattern: regexp.QuoteMeta(word), Options: "i"}
 		all = append(all, bson.D{{Key: "$or", Value: bson.A{
@@ -424,13 +429,18 @@ func jobList(f store.JobFilter) []stretch {
 	}
 	for _, l := range f.Labels {
 		if l.Key == "" || strings.ContainsRune(l.Key, 0) { // no document has such a key
-			return nil
+			return nil, nil
 		}
 		field := "labels." + escapeKey(l.Key)
 		if l.Value != nil {
 			all = append(all, bson.D{{Key: field, Value: *l.Value}})
 		} else {
 			all = append(all, bson.D{present(field)})
+		}
+	}
+	for _, state := range f.States {
+		if state != job.StateOK && state != job.StateFailing && state != job.StateNever {
+			return nil, fmt.Errorf("list jobs: no job is ever %q", state)
 		}
 	}
 	if len(f.States) > 0 {
@@ -450,18 +460,20 @@ func jobList(f store.JobFilter) []stretch {
 	ids := bson.E{Key: "_id", Value: direction}
 	switch f.Sort.By {
 	case store.SortName:
-		return []stretch{{filter, bson.D{{Key: "name", Value: direction}, ids}}}
+		return []stretch{{filter, bson.D{{Key: "name", Value: direction}, ids}}}, nil
 	case store.SortUpdated:
-		return []stretch{{filter, bson.D{{Key: "updated_at", Value: direction}, ids}}}
+		return []stretch{{filter, bson.D{{Key: "updated_at", Value: direction}, ids}}}, nil
 	case store.SortNextRun:
 		with := bson.D{{Key: "next_run_at", Value: bson.D{{Key: "$gt", Value: bson.DateTime(0)}}}}
 		without := bson.D{{Key: "next_run_at", Value: nil}}
 		return []stretch{
 			{append(with, filter...), bson.D{{Key: "next_run_at", Value: direction}, ids}},
 			{append(without, filter...), bson.D{ids}},
-		}
+		}, nil
+	case store.SortCreated, "":
+		return []stretch{{filter, bson.D{{Key: "created_at", Value: direction}, ids}}}, nil
 	default:
-		return []stretch{{filter, bson.D{{Key: "created_at", Value: direction}, ids}}}
+		return nil, fmt.Errorf("list jobs: they cannot be sorted by %q", f.Sort.By)
 	}
 }
 

@@ -80,6 +80,8 @@ var indexes = []index{
 	// Live and Pulse: what waits, in order.
 	{collection: executionsName, name: "waiting", keys: []string{"wake_order"}, sparse: true},
 
+	// RollUp: what is to be folded.
+	{collection: rollUpsName, name: "open", keys: []string{"open_from"}, sparse: true},
 	// Statistics.
 	{collection: rollUpsName, name: "job", keys: []string{"job_id", "from"}},
 	// Logs, in order.

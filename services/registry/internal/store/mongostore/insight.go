@@ -55,10 +55,16 @@ func decoded(found []*execution) ([]*job.Execution, error) {
 	return all, nil
 }
 
+// mostRecent is of how many jobs one asks for recent runs at once.
+const mostRecent = 100
+
 // Recent implements [store.Insight].
 func (s *Store) Recent(ctx context.Context, jobIDs []string, n int) (map[string][]*job.Execution, error) {
 	pages, failed := make([][]*job.Execution, len(jobIDs)), make([]error, len(jobIDs))
 	err := s.call(ctx, func(ctx context.Context) error {
+		if len(jobIDs) > mostRecent {
+			return fmt.Errorf("recent runs of %d jobs: they are asked for of at most %d", len(jobIDs), mostRecent)
+		}
 		if n <= 0 {
 			return nil
 		}

@@ -19,13 +19,18 @@ import (
 
 const (
 	// sliceSeconds is the length of the time of settling that is counted as one.
-	sliceSeconds = 60
+	sliceSeconds = 20
 	// overlapSeconds is for how long a record may appear after others that settled
 	// later: writes that are under way at the same time become visible in any order.
 	overlapSeconds = 15
 	// rollUpAtOnce is how many records one step reads, and then on to the end of a
 	// slice.
 	rollUpAtOnce = 2_000
+	// foldAfter is how old a roll-up is whose slices are added up for good; unless
+	// they change once more.
+	foldAfter = 2 * store.RollUpStep
+	// foldAtOnce is how many are at once.
+	foldAtOnce = 500
 	// rollUpID is the document that tells how far the roll-ups are.
 	rollUpID = "rollup"
 )
@@ -96,39 +101,47 @@ type correction struct {
 
 // RollUp implements [store.Insight]. The package documentation says how ends are
 // counted once.
-func (s *Store) RollUp(ctx context.Context, _ time.Time) (more bool, err error) {
+func (s *Store) RollUp(ctx context.Context, now time.Time) (more bool, err error) {
 	err = s.call(ctx, func(ctx context.Context) error {
-		for range tries {
-			p, err := s.idleProgress(ctx)
-			if err != nil {
-				return err
-			}
-			if !p.Filled {
-				if more, err = s.settleOld(ctx, p); more || err != nil {
-					return err
-				}
-				continue
-			}
-			if done, err := s.upToDate(ctx, p); done || err != nil {
-				return err
-			}
-			first, err := update(ctx, s.meta, bson.D{{Key: "_id", Value: rollUpID}, {Key: "round", Value: p.Round}},
-				set(bson.E{Key: "round", Value: p.Round + 1}, bson.E{Key: "at_work", Value: true}))
-			if err != nil {
-				return err
-			}
-			if first {
-				p.Round++
-				if more, err = s.step(ctx, p); err != nil {
-					s.giveUp(ctx, p.Round)
-				}
-				return err
-			}
+		if more, err = s.rollUp(ctx); more || err != nil {
+			return err
 		}
-		more = true // others are at it
-		return nil
+		more, err = s.fold(ctx, now)
+		return err
 	})
 	return more && err == nil, err
+}
+
+// rollUp counts some of what ended since the last step.
+func (s *Store) rollUp(ctx context.Context) (more bool, err error) {
+	for range tries {
+		p, err := s.idleProgress(ctx)
+		if err != nil {
+			return false, err
+		}
+		if !p.Filled {
+			if more, err := s.settleOld(ctx, p); more || err != nil {
+				return more, err
+			}
+			continue
+		}
+		if done, err := s.upToDate(ctx, p); done || err != nil {
+			return false, err
+		}
+		first, err := update(ctx, s.meta, bson.D{{Key: "_id", Value: rollUpID}, {Key: "round", Value: p.Round}},
+			set(bson.E{Key: "round", Value: p.Round + 1}, bson.E{Key: "at_work", Value: true}))
+		if err != nil {
+			return false, err
+		}
+		if first {
+			p.Round++
+			if more, err = s.step(ctx, p); err != nil {
+				s.giveUp(ctx, p.Round)
+			}
+			return more, err
+		}
+	}
+	return true, nil // others are at it
 }
 
 // A step waits for another's so often, each time longer, which makes five
@@ -361,21 +374,37 @@ func keysOf(jobID string, completed bson.DateTime) []rollUpKey {
 // rollUp is a store.RollUp as it is kept: by slices of the time of settling, each
 // of which can be counted again.
 type rollUp struct {
-	From  bson.DateTime   `bson:"from"`
+	ID    string          `bson:"_id"`
+	Round int64           `bson:"round"`
+	From  bson.DateTime   `bson:"from"` // also open_from until it is folded
 	Parts map[string]part `bson:"parts"`
+	Sum   *part           `bson:"sum"` // of the parts, once it is folded
 }
 
-// part is what ended in one slice. What is nothing is left out: there are many.
+// part is what ended in one slice. All fields are always there: the stand-in for
+// tests takes two documents for the same whose values are, in their order.
 type part struct {
-	Success   int   `bson:"success,omitempty"`
-	Failed    int   `bson:"failed,omitempty"`
-	TimedOut  int   `bson:"timed_out,omitempty"`
-	Cancelled int   `bson:"cancelled,omitempty"`
-	Skipped   int   `bson:"skipped,omitempty"`
-	Unknown   int   `bson:"unknown,omitempty"`
-	Timed     int   `bson:"timed,omitempty"`
-	Total     int64 `bson:"total_ms,omitempty"`
-	Longest   int64 `bson:"longest_ms,omitempty"`
+	Success   int   `bson:"success"`
+	Failed    int   `bson:"failed"`
+	TimedOut  int   `bson:"timed_out"`
+	Cancelled int   `bson:"cancelled"`
+	Skipped   int   `bson:"skipped"`
+	Unknown   int   `bson:"unknown"`
+	Timed     int   `bson:"timed"`
+	Total     int64 `bson:"total_ms"`
+	Longest   int64 `bson:"longest_ms"`
+}
+
+func (p *part) add(q part) {
+	p.Success += q.Success
+	p.Failed += q.Failed
+	p.TimedOut += q.TimedOut
+	p.Cancelled += q.Cancelled
+	p.Skipped += q.Skipped
+	p.Unknown += q.Unknown
+	p.Timed += q.Timed
+	p.Total += q.Total
+	p.Longest = max(p.Longest, q.Longest)
 }
 
 // of is the count of the status, nil for one that is no end.
@@ -435,11 +464,9 @@ func (s *Store) writeRollUps(ctx context.Context, round int64, counted tally) (o
 	}
 	writes := make([]mongo.WriteModel, 0, len(counted))
 	for k, parts := range counted {
-		sets := bson.D{
-			{Key: "round", Value: round}, {Key: "job_id", Value: k.jobID},
-			{Key: "from", Value: bson.DateTime(k.step * store.RollUpStep.Milliseconds())},
-		}
-		var unsets bson.D
+		from := bson.DateTime(k.step * store.RollUpStep.Milliseconds())
+		sets := bson.D{{Key: "round", Value: round}, {Key: "job_id", Value: k.jobID}, {Key: "from", Value: from}, {Key: "open_from", Value: from}}
+		unsets := bson.D{{Key: "sum", Value: ""}}
 		for slice, p := range parts {
 			field := "parts." + strconv.FormatUint(uint64(slice), 10)
 			if *p != (part{}) {
@@ -542,33 +569,84 @@ func (s *Store) latestEnd(ctx context.Context, jobID string) (latest lastEnd, er
 	return l.of[jobID], err
 }
 
+// fold adds up the slices of some roll-ups that will hardly change any more, so
+// that a long time is read fast.
+func (s *Store) fold(ctx context.Context, now time.Time) (more bool, err error) {
+	found, err := many[rollUp](ctx, s.rollUps, bson.D{{Key: "open_from", Value: bson.D{{Key: "$lt", Value: date(now.Add(-foldAfter))}}}},
+		options.Find().SetLimit(foldAtOnce))
+	if err != nil || len(found) == 0 {
+		return false, err
+	}
+	writes := make([]mongo.WriteModel, len(found))
+	for i, d := range found {
+		// If a step writes to it meanwhile, it stays as it is.
+		writes[i] = mongo.NewUpdateOneModel().SetFilter(bson.D{{Key: "_id", Value: d.ID}, {Key: "round", Value: d.Round}}).
+			SetUpdate(changes(bson.D{{Key: "sum", Value: d.sum()}}, bson.D{{Key: "open_from", Value: ""}}))
+	}
+	if _, err := s.rollUps.BulkWrite(ctx, writes, options.BulkWrite().SetOrdered(false)); err != nil {
+		return false, fmt.Errorf("change %s: %w", s.rollUps.Name(), err)
+	}
+	return len(found) == foldAtOnce, nil
+}
+
 // Statistics implements [store.Insight].
 func (s *Store) Statistics(ctx context.Context, jobID string, from, until time.Time) (all []store.RollUp, err error) {
 	err = s.call(ctx, func(ctx context.Context) error {
 		found, err := many[rollUp](ctx, s.rollUps,
 			bson.D{{Key: "job_id", Value: jobID}, {Key: "from", Value: bson.D{{Key: "$gte", Value: date(from)}, {Key: "$lt", Value: date(until)}}}},
-			options.Find().SetSort(bson.D{{Key: "from", Value: 1}}))
+			options.Find().SetSort(bson.D{{Key: "from", Value: 1}}).SetProjection(bson.D{{Key: "parts", Value: 0}}))
+		if err != nil {
+			return err
+		}
+		var open []string
 		for _, d := range found {
+			if d.Sum == nil {
+				open = append(open, d.ID)
+			}
+		}
+		parts := map[string]*rollUp{}
+		if len(open) > 0 {
+			whole, err := many[rollUp](ctx, s.rollUps, bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: open}}}})
+			if err != nil {
+				return err
+			}
+			for _, d := range whole {
+				parts[d.ID] = d
+			}
+		}
+		for _, d := range found {
+			if w := parts[d.ID]; w != nil {
+				d = w
+			}
 			if r := d.decode(); len(r.Counts) > 0 {
 				all = append(all, r)
 			}
 		}
-		return err
+		return nil
 	})
 	return all, err
 }
 
-func (d *rollUp) decode() store.RollUp {
-	r := store.RollUp{From: fromDate(&d.From), Counts: map[job.Status]int{}}
+func (d *rollUp) sum() (sum part) {
+	if d.Sum != nil {
+		return *d.Sum
+	}
 	for _, p := range d.Parts {
-		for _, status := range job.Statuses {
-			if n := p.of(status); n != nil && *n > 0 {
-				r.Counts[status] += *n
-			}
+		sum.add(p)
+	}
+	return sum
+}
+
+func (d *rollUp) decode() store.RollUp {
+	sum := d.sum()
+	r := store.RollUp{
+		From: fromDate(&d.From), Counts: map[job.Status]int{}, Timed: sum.Timed,
+		Total: time.Duration(sum.Total) * time.Millisecond, Longest: time.Duration(sum.Longest) * time.Millisecond,
+	}
+	for _, status := range job.Statuses {
+		if n := sum.of(status); n != nil && *n > 0 {
+			r.Counts[status] = *n
 		}
-		r.Timed += p.Timed
-		r.Total += time.Duration(p.Total) * time.Millisecond
-		r.Longest = max(r.Longest, time.Duration(p.Longest)*time.Millisecond)
 	}
 	return r
 }

@@ -22,7 +22,7 @@ var farAway = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
 func rollUpAll(t *testing.T, s *Store) (steps int) {
 	t.Helper()
 	for steps = 1; steps < 100; steps++ {
-		more, err := s.RollUp(t.Context(), farAway)
+		more, err := s.RollUp(t.Context(), noon)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -36,6 +36,15 @@ func rollUpAll(t *testing.T, s *Store) (steps int) {
 
 // countedRight compares the roll-ups of all jobs with their records.
 func countedRight(t *testing.T, s *Store, label string) {
+	t.Helper()
+	compareRollUps(t, s, label)
+	if _, err := s.fold(t.Context(), farAway); err != nil {
+		t.Fatal(err)
+	}
+	compareRollUps(t, s, label+", folded")
+}
+
+func compareRollUps(t *testing.T, s *Store, label string) {
 	t.Helper()
 	all, err := many[end](t.Context(), s.executions, bson.D{})
 	if err != nil {
@@ -271,7 +280,7 @@ func TestRollUpsThatAreOvertaken(t *testing.T) {
 			past.ended(j.ID, job.Failed, n+40, second+8000)
 			rollUpAll(t, s)
 		})
-		more, err := slow.RollUp(t.Context(), farAway)
+		more, err := slow.RollUp(t.Context(), minutes(600))
 		h.disarm()
 		if err != nil || overtaken && more {
 			t.Errorf("before command %d: more %v, %v", n, more, err)
@@ -302,14 +311,15 @@ func TestRollUpsThatDie(t *testing.T) {
 	var h hooks
 	dying, s := begin(t, uri, h.tune), begin(t, uri, nil)
 	past := &history{t, s, 0}
-	lost := past.ended("job_x", job.Unknown, 0, 0)
 	for n := 0; ; n++ {
-		past.ended("job_x", job.Success, n, n*40)
-		past.corrected(lost, job.Unknown, n, n*40+1)
+		lost := past.ended("job_x", job.Unknown, n, n*100)
+		rollUpAll(t, s)
+		past.ended("job_x", job.Success, n, n*100+50)
+		past.corrected(lost, job.Unknown, n+20, n*100+51)
 		ctx, die := context.WithCancel(t.Context())
 		died := false
 		h.arm(n, func() { died = true; die() })
-		_, err := dying.RollUp(ctx, farAway)
+		_, err := dying.RollUp(ctx, minutes(30))
 		h.disarm()
 		die()
 		if died && err != nil && !errors.Is(err, job.ErrUnavailable) {
@@ -356,7 +366,7 @@ func TestRollUpsAtOnce(t *testing.T) {
 				case <-done:
 					return
 				default:
-					if _, err := s.RollUp(t.Context(), farAway); err != nil {
+					if _, err := s.RollUp(t.Context(), noon); err != nil {
 						t.Error(err)
 						return
 					}
