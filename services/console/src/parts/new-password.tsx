@@ -47,7 +47,9 @@ type Props = {
 /** A new password, with its rule below and, if asked for, a button that makes one. */
 export function NewPassword({ label, name, value, onChange, error, generate, autoFocus }: Props) {
   const [visible, setVisible] = useState(false)
-  const enough = value !== '' && passwordProblem(value) === undefined
+  const problem = passwordProblem(value)
+  // An error beside the field says the same.
+  const hint = value !== '' && !error
   return (
     <Stack gap={6}>
       <PasswordInput
@@ -64,27 +66,29 @@ export function NewPassword({ label, name, value, onChange, error, generate, aut
         description={`At least ${passwordLength.least} characters. Length is what counts: a few words are better than one with odd signs.`}
         visibilityToggleButtonProps={{ 'aria-label': 'Show or hide the password', size: 'md' }}
       />
-      <Group gap="sm" mih={24}>
-        {generate && (
-          <Button
-            size="compact-sm"
-            variant="default"
-            leftSection={<IconDice5 size={16} aria-hidden />}
-            onClick={() => {
-              onChange(generatePassword())
-              setVisible(true)
-            }}
-          >
-            Generate one
-          </Button>
-        )}
-        {enough && (
-          <Group gap={4}>
-            <IconCheck size={16} aria-hidden />
-            <Text size="sm">long enough</Text>
-          </Group>
-        )}
-      </Group>
+      {(generate || hint) && (
+        <Group gap="sm" mih={24}>
+          {generate && (
+            <Button
+              size="compact-sm"
+              variant="default"
+              leftSection={<IconDice5 size={16} aria-hidden />}
+              onClick={() => {
+                onChange(generatePassword())
+                setVisible(true)
+              }}
+            >
+              Generate one
+            </Button>
+          )}
+          {hint && (
+            <Group gap={4}>
+              {!problem && <IconCheck size={16} aria-hidden />}
+              <Text size="sm">{problem ?? 'Long enough'}</Text>
+            </Group>
+          )}
+        </Group>
+      )}
     </Stack>
   )
 }

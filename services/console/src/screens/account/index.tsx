@@ -38,20 +38,20 @@ function Who() {
         <Text size="sm">
           Your role is <b>{roleNames[session.role]}</b>. You may:
         </Text>
-        <List size="sm" spacing={4} icon={<IconCheck size={16} aria-hidden />}>
+        <List size="sm" spacing={4} icon={<IconCheck size={16} aria-hidden />} styles={{ itemWrapper: { alignItems: 'flex-start' }, itemIcon: { marginTop: 2 } }}>
           {may.map((right) => (
             <List.Item key={right}>{right}</List.Item>
           ))}
         </List>
         <Text size="sm">You may not:</Text>
-        <List size="sm" spacing={4} icon={<IconBan size={16} aria-hidden />}>
+        <List size="sm" spacing={4} icon={<IconBan size={16} aria-hidden />} styles={{ itemWrapper: { alignItems: 'flex-start' }, itemIcon: { marginTop: 2 } }}>
           {not.map((right) => (
             <List.Item key={right}>{right}</List.Item>
           ))}
         </List>
         {limits.length > 0 && (
           <Text size="sm" c="dimmed">
-            Limits of this installation: {limits.join('. ')}.
+            Limits here: {limits.join('; ')}.
           </Text>
         )}
         <Group gap={4}>

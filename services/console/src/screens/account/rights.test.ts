@@ -4,9 +4,9 @@ import { curlExample, limitsInWords, sorted } from './rights'
 
 describe('limits', () => {
   it.each([
-    ['super_admin', 10, 100, ['At most 10 runs started by hand in an hour, tries and repeats among them', 'At most 100 jobs in all']],
-    ['super_admin', 0, 0, ['Any number of runs started by hand', 'Any number of jobs']],
-    ['admin', 10, 100, ['At most 10 runs started by hand in an hour, tries and repeats among them']],
+    ['super_admin', 10, 100, ['at most 10 runs started by hand in an hour, tries and repeats among them', 'at most 100 jobs in all']],
+    ['super_admin', 0, 0, ['any number of runs started by hand', 'any number of jobs']],
+    ['admin', 10, 100, ['at most 10 runs started by hand in an hour, tries and repeats among them']],
     ['user', 10, 100, []],
   ] as const)('of a %s with %d an hour and %d jobs are %j', (role, manual_runs_per_hour, max_jobs, words) => {
     expect(limitsInWords({ role, manual_runs_per_hour, max_jobs })).toEqual(words)

@@ -23,15 +23,15 @@ export const rights: Record<Role, { may: string[]; not: string[] }> = {
   },
 }
 
-/** What the registry limits, each a sentence. */
+/** What the registry limits, each a clause. */
 export function limitsInWords(session: Pick<Session, 'role' | 'manual_runs_per_hour' | 'max_jobs'>): string[] {
   if (session.role === 'user') return []
   const limits = [
     session.manual_runs_per_hour > 0
-      ? `At most ${session.manual_runs_per_hour} runs started by hand in an hour, tries and repeats among them`
-      : 'Any number of runs started by hand',
+      ? `at most ${session.manual_runs_per_hour} runs started by hand in an hour, tries and repeats among them`
+      : 'any number of runs started by hand',
   ]
-  if (session.role === 'super_admin') limits.push(session.max_jobs > 0 ? `At most ${session.max_jobs.toLocaleString('en')} jobs in all` : 'Any number of jobs')
+  if (session.role === 'super_admin') limits.push(session.max_jobs > 0 ? `at most ${session.max_jobs.toLocaleString('en')} jobs in all` : 'any number of jobs')
   return limits
 }
 

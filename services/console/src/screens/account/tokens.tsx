@@ -1,10 +1,10 @@
-import { ActionIcon, Alert, Button, Card, Code, CopyButton, Group, Modal, SegmentedControl, Stack, Table, Text, TextInput, Title, Tooltip, VisuallyHidden } from '@mantine/core'
+import { ActionIcon, Alert, Anchor, Button, Card, Code, CopyButton, Group, Modal, SegmentedControl, Stack, Table, Text, TextInput, Title, Tooltip, VisuallyHidden } from '@mantine/core'
 import { useMediaQuery } from '@mantine/hooks'
 import { notifications } from '@mantine/notifications'
 import { IconAlertTriangle, IconCheck, IconCopy, IconPlus } from '@tabler/icons-react'
 import { useQuery } from '@tanstack/react-query'
 import { type FormEvent, type ReactNode, useState } from 'react'
-import { violationOf } from '../../api/client'
+import { ApiError, violationOf } from '../../api/client'
 import { tokensQuery, useCreateToken, useRevokeToken } from '../../api/queries'
 import type { Token } from '../../api/types'
 import { Confirm } from '../../parts/confirm'
@@ -20,6 +20,8 @@ export function Tokens() {
   const tokens = useQuery({ ...tokensQuery(), refetchInterval: every(10_000) })
   const [creating, setCreating] = useState(false)
   const [revoking, setRevoking] = useState<Token | null>(null)
+  const [ending, setEnding] = useState<Token[] | null>(null)
+  const [allLogins, setAllLogins] = useState(false)
   return (
     <>
       <section aria-labelledby="tokens">
@@ -32,7 +34,7 @@ export function Tokens() {
           </Button>
         </Group>
         <Text size="sm" c="dimmed" mb="sm" maw={720}>
-          For scripts and programs that use the <a href="/docs/">API</a> in your name. A token may do what you may; when your role changes, so does what it may do.
+          For scripts and programs that use the <Anchor href="/docs/" size="sm" underline="always">API</Anchor> in your name. A token may do what you may; when your role changes, so does what it may do.
         </Text>
         <Loaded query={tokens}>
           {(all) => {
@@ -55,26 +57,45 @@ export function Tokens() {
           {(all) => {
             const { logins } = sorted(all)
             if (logins.length === 0) return <Text size="sm">Nowhere: this page was opened with a personal token.</Text>
+            const others = logins.filter((t) => !t.current)
             return (
-              <Rows
-                tokens={logins}
-                label="Where you are logged in"
-                act={(t) => (t.current ? <Text span size="sm" c="dimmed">this browser</Text> : <RevokeButton token={t} word="End" ask={setRevoking} />)}
-              />
+              <Stack>
+                <Rows
+                  tokens={allLogins ? logins : logins.slice(0, shownLogins)}
+                  label="Where you are logged in"
+                  act={(t) => (t.current ? <Text span size="sm" c="dimmed">this browser</Text> : <RevokeButton token={t} word="End" ask={setRevoking} />)}
+                />
+                <Group gap="sm">
+                  {!allLogins && logins.length > shownLogins && (
+                    <Button size="xs" variant="default" onClick={() => setAllLogins(true)}>
+                      Show all {logins.length}
+                    </Button>
+                  )}
+                  {others.length > 1 && (
+                    <Button size="xs" variant="default" onClick={() => setEnding(others)}>
+                      End all {others.length} others
+                    </Button>
+                  )}
+                </Group>
+              </Stack>
             )
           }}
         </Loaded>
       </section>
       {creating && <NewToken onClose={() => setCreating(false)} />}
+      {ending && <EndOthers tokens={ending} onClose={() => setEnding(null)} />}
       {revoking && <Revoke token={revoking} onClose={() => setRevoking(null)} />}
     </>
   )
 }
 
-const nameOf = (token: Token) => token.name || (token.kind === 'session' ? 'Browser' : token.kind === 'login' ? 'Program that logged in by password' : token.id)
+const nameOf = (token: Token) => (token.kind === 'session' ? 'Browser' : token.kind === 'login' ? 'Program with your password' : token.name || token.id)
+
+/** So many logins are shown until all are asked for. */
+const shownLogins = 8
 
 const RevokeButton = ({ token, word, ask }: { token: Token; word: string; ask: (token: Token) => void }) => (
-  <Button size="xs" variant="default" onClick={() => ask(token)} aria-label={`${word} ${nameOf(token)}`}>
+  <Button size="xs" variant="default" onClick={() => ask(token)} aria-label={`${word} ${nameOf(token)} ${token.kind === 'personal' ? '' : token.id}`.trim()} style={{ flexShrink: 0 }}>
     {word}
   </Button>
 )
@@ -238,6 +259,29 @@ function Secret({ name, secret, onClose }: { name: string; secret: string; onClo
         </Group>
       </Stack>
     </Modal>
+  )
+}
+
+function EndOthers({ tokens, onClose }: { tokens: Token[]; onClose: () => void }) {
+  const revoke = useRevokeToken()
+  return (
+    <Confirm
+      title={`End ${tokens.length} other logins?`}
+      confirm="End all others"
+      danger
+      act={async () => {
+        for (const token of tokens) {
+          await revoke.mutateAsync(token.id).catch((cause: unknown) => {
+            // One that has ended by itself meanwhile is as good as ended.
+            if (!(cause instanceof ApiError && cause.status === 404)) throw cause
+          })
+        }
+        notifications.show({ message: 'You are logged in here only.' })
+      }}
+      onClose={onClose}
+    >
+      <Text size="sm">Whoever uses them is logged out within seconds. This browser stays logged in, and personal tokens go on working.</Text>
+    </Confirm>
   )
 }
 

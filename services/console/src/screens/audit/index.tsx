@@ -221,6 +221,7 @@ function ChangedValue({ value }: { value: unknown }) {
 
 function Difference({ entry, only, narrow }: { entry: AuditEntry; only: (object: string) => void; narrow?: boolean }) {
   const changes = changesOf(entry.before, entry.after)
+  const [born, gone] = [entry.before === null, entry.after === null]
   return (
     <Stack gap="xs" py={4}>
       <Group gap="md">
@@ -253,13 +254,13 @@ function Difference({ entry, only, narrow }: { entry: AuditEntry; only: (object:
           No field has another value than before.
         </Text>
       ) : (
-        <Table.ScrollContainer minWidth={narrow ? 420 : 0} scrollAreaProps={{ viewportProps: { tabIndex: 0 } }}>
+        <Table.ScrollContainer minWidth={narrow && !born && !gone ? 420 : 0} scrollAreaProps={{ viewportProps: { tabIndex: 0 } }}>
           <Table layout="fixed" verticalSpacing={4} aria-label={`What changed in ${subjectOf(entry).name}`}>
             <Table.Thead>
               <Table.Tr>
-                <Table.Th w="28%">Field</Table.Th>
-                <Table.Th>Before</Table.Th>
-                <Table.Th>After</Table.Th>
+                <Table.Th w={born || gone ? '40%' : '28%'}>Field</Table.Th>
+                {!born && <Table.Th>{gone ? 'What it was' : 'Before'}</Table.Th>}
+                {!gone && <Table.Th>{born ? 'Value' : 'After'}</Table.Th>}
               </Table.Tr>
             </Table.Thead>
             <Table.Tbody>
@@ -268,12 +269,16 @@ function Difference({ entry, only, narrow }: { entry: AuditEntry; only: (object:
                   <Table.Th scope="row" fw={500} style={{ overflowWrap: 'anywhere' }}>
                     {c.path}
                   </Table.Th>
-                  <Table.Td>
-                    <ChangedValue value={c.before} />
-                  </Table.Td>
-                  <Table.Td>
-                    <ChangedValue value={c.after} />
-                  </Table.Td>
+                  {!born && (
+                    <Table.Td>
+                      <ChangedValue value={c.before} />
+                    </Table.Td>
+                  )}
+                  {!gone && (
+                    <Table.Td>
+                      <ChangedValue value={c.after} />
+                    </Table.Td>
+                  )}
                 </Table.Tr>
               ))}
             </Table.Tbody>

@@ -118,7 +118,7 @@ const Fact = ({ name, children }: { name: string; children: ReactNode }) => (
     <Text component="dt" size="sm" c="dimmed">
       {name}
     </Text>
-    <Text component="dd" m={0}>
+    <Text component="dd" m={0} size="sm">
       {children}
     </Text>
   </Box>
@@ -144,7 +144,7 @@ function Json({ title, text, label, children }: { title: string; text: string; l
       <Text size="sm" c="dimmed" mb="xs">
         {children}
       </Text>
-      <Code block className={classes.code} tabIndex={0} role="region" aria-label={title}>
+      <Code block className={classes.code} tabIndex={0} role="region" aria-label={`${title}, as JSON`}>
         {text}
       </Code>
     </section>

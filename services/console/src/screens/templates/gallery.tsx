@@ -1,4 +1,4 @@
-import { Button, Card, Code, Group, SimpleGrid, Stack, Text, TextInput, Title } from '@mantine/core'
+import { Anchor, Button, Card, Chip, Code, Group, SimpleGrid, Stack, Text, TextInput } from '@mantine/core'
 import { IconSearch } from '@tabler/icons-react'
 import type { UseQueryResult } from '@tanstack/react-query'
 import { Link, useSearchParams } from 'react-router'
@@ -19,24 +19,26 @@ export function matching(templates: Template[], search: string): Template[] {
   })
 }
 
-/** The templates by category, both by name. */
-export function byCategory(templates: Template[]): [category: string, templates: Template[]][] {
-  const groups = new Map<string, Template[]>()
-  for (const t of [...templates].sort((a, b) => a.name.localeCompare(b.name))) {
-    const category = t.category || 'other'
-    groups.set(category, [...(groups.get(category) ?? []), t])
-  }
-  return [...groups].sort(([a], [b]) => a.localeCompare(b))
-}
+const categoryOf = (t: Template) => t.category || 'other'
+
+/** The categories that there are, by name. */
+export const categoriesOf = (templates: Template[]): string[] => [...new Set(templates.map(categoryOf))].sort((a, b) => a.localeCompare(b))
+
+/** The templates of a category, or all: by category, then by name. */
+export const ofCategory = (templates: Template[], category: string): Template[] =>
+  templates
+    .filter((t) => !category || categoryOf(t) === category)
+    .sort((a, b) => categoryOf(a).localeCompare(categoryOf(b)) || a.name.localeCompare(b.name))
 
 export function Gallery({ templates }: { templates: UseQueryResult<Template[]> }) {
   const [params, setParams] = useSearchParams()
   const search = params.get('search') ?? ''
-  const find = (words: string) =>
+  const category = params.get('category') ?? ''
+  const change = (name: string, value: string) =>
     setParams(
       (now) => {
-        if (words) now.set('search', words)
-        else now.delete('search')
+        if (value) now.set(name, value)
+        else now.delete(name)
         return now
       },
       { replace: true },
@@ -55,40 +57,42 @@ export function Gallery({ templates }: { templates: UseQueryResult<Template[]> }
         maw={420}
         type="search"
         value={search}
-        onChange={(e) => find(e.currentTarget.value)}
+        onChange={(e) => change('search', e.currentTarget.value)}
       />
       <Loaded query={templates}>
         {(all) => {
-          const found = matching(all, search)
+          const found = ofCategory(matching(all, search), category)
           if (all.length === 0) {
             return (
               <EmptyState title="No template is known yet">
                 Templates are announced by workers when they connect. Start one, such as <Code>executor --registries HOST:9090 --token-file FILE</Code>, and see it appear on the
-                page <Link to="/workers">Workers</Link>.
-              </EmptyState>
-            )
-          }
-          if (found.length === 0) {
-            return (
-              <EmptyState title="No template matches" action={<Button variant="default" onClick={() => find('')}>Show all {all.length}</Button>}>
-                None has all of “{search}” in its name, description or category.
+                page <Anchor component={Link} to="/workers" inherit underline="always">Workers</Anchor>.
               </EmptyState>
             )
           }
           return (
-            <Stack gap="xl">
-              {byCategory(found).map(([category, members]) => (
-                <section key={category} aria-labelledby={`category-${category}`}>
-                  <Title order={2} size="h4" mb="sm" id={`category-${category}`}>
-                    {fieldName(category)}
-                  </Title>
-                  <SimpleGrid cols={{ base: 1, sm: 2, lg: 3 }} spacing="md">
-                    {members.map((t) => (
-                      <TemplateCard key={t.id} template={t} />
-                    ))}
-                  </SimpleGrid>
-                </section>
-              ))}
+            <Stack>
+              <Chip.Group value={category} onChange={(value) => change('category', value)}>
+                <Group gap="xs" role="radiogroup" aria-label="Category">
+                  <Chip value="">All</Chip>
+                  {categoriesOf(all).map((c) => (
+                    <Chip key={c} value={c}>
+                      {fieldName(c)}
+                    </Chip>
+                  ))}
+                </Group>
+              </Chip.Group>
+              {found.length === 0 ? (
+                <EmptyState title="No template matches" action={<Button variant="default" onClick={() => setParams({}, { replace: true })}>Show all {all.length}</Button>}>
+                  None {category && `in ${fieldName(category)} `}has all of “{search}” in its name, description or category.
+                </EmptyState>
+              ) : (
+                <SimpleGrid cols={{ base: 1, sm: 2, lg: 3 }} spacing="md">
+                  {found.map((t) => (
+                    <TemplateCard key={t.id} template={t} />
+                  ))}
+                </SimpleGrid>
+              )}
             </Stack>
           )
         }}
@@ -103,7 +107,12 @@ function TemplateCard({ template: t }: { template: Template }) {
       <Group wrap="nowrap" align="flex-start" gap="sm">
         <TemplateIcon type={t.id} sign={t.icon} size={40} />
         <Stack gap={6} miw={0}>
-          <Text fw={600}>{t.name}</Text>
+          <div>
+            <Text size="xs" c="dimmed">
+              {fieldName(categoryOf(t))}
+            </Text>
+            <Text fw={600}>{t.name}</Text>
+          </div>
           <Text size="sm" c="dimmed" lineClamp={3}>
             {t.description}
           </Text>

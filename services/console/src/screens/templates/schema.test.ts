@@ -34,6 +34,8 @@ describe('rules in words', () => {
     [{}, []],
     [{ enum: ['a', 2, null] }, ['one of a, 2, null']],
     [{ const: 'x' }, ['always x']],
+    // A choice says it all.
+    [{ enum: ['a'], minLength: 1, pattern: '^a$' }, ['one of a']],
     [{ minimum: 1, maximum: 1000000 }, ['1 to 1,000,000']],
     [{ minimum: 0 }, ['at least 0']],
     [{ maximum: 5 }, ['at most 5']],

@@ -94,6 +94,7 @@ export function rulesInWords(schema: Schema): string[] {
   if (typeof schema.exclusiveMinimum === 'number') add(`more than ${schema.exclusiveMinimum.toLocaleString('en')}`)
   if (typeof schema.exclusiveMaximum === 'number') add(`less than ${schema.exclusiveMaximum.toLocaleString('en')}`)
   if (typeof schema.multipleOf === 'number') add(`a multiple of ${schema.multipleOf.toLocaleString('en')}`)
+  if (Array.isArray(schema.enum)) return rules
   if (schema.minLength === 1 && schema.maxLength === undefined) add('not empty')
   // That a text of at most 300 characters has one goes without saying.
   else add(bounds(schema.minLength === 1 ? undefined : schema.minLength, schema.maxLength, counted('character', 'characters')))

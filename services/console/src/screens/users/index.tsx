@@ -1,4 +1,4 @@
-import { Alert, Button, Card, Group, Menu, ActionIcon, Modal, Pagination, Radio, Stack, Table, Text, TextInput, VisuallyHidden } from '@mantine/core'
+import { Alert, Anchor, Button, Card, Group, Menu, ActionIcon, Modal, Pagination, Radio, Stack, Table, Text, TextInput, VisuallyHidden } from '@mantine/core'
 import { useMediaQuery } from '@mantine/hooks'
 import { notifications } from '@mantine/notifications'
 import { IconDots, IconKey, IconPlus, IconSearch, IconTrash, IconUserShield } from '@tabler/icons-react'
@@ -33,7 +33,7 @@ export function Component() {
     return (
       <Page title="Users">
         <EmptyState title="Users are looked after by super admins">
-          Your own password and tokens are on your <Link to="/account">account page</Link>.
+          Your own password and tokens are on your <Anchor component={Link} to="/account" inherit underline="always">account page</Anchor>.
         </EmptyState>
       </Page>
     )
@@ -152,7 +152,7 @@ function List({ users, ask }: { users: UserAccount[]; ask: (doing: Doing) => voi
     <Table verticalSpacing="sm" withTableBorder aria-label="Users">
       <Table.Thead>
         <Table.Tr>
-          <Table.Th>Username</Table.Th>
+          <Table.Th w="50%">Username</Table.Th>
           <Table.Th>Role</Table.Th>
           <Table.Th>Logs in with</Table.Th>
           <Table.Th>Added</Table.Th>
@@ -166,13 +166,14 @@ function List({ users, ask }: { users: UserAccount[]; ask: (doing: Doing) => voi
           <Table.Tr key={u.username}>
             <Table.Th scope="row" fw={600} style={{ overflowWrap: 'anywhere' }}>
               {u.username}
+              {u.username === me && <Own />}
             </Table.Th>
-            <Table.Td>{roleNames[u.role]}</Table.Td>
-            <Table.Td>{logsIn(u)}</Table.Td>
-            <Table.Td>
+            <Table.Td style={{ whiteSpace: 'nowrap' }}>{roleNames[u.role]}</Table.Td>
+            <Table.Td style={{ whiteSpace: 'nowrap' }}>{logsIn(u)}</Table.Td>
+            <Table.Td style={{ whiteSpace: 'nowrap' }}>
               <RelativeTime at={u.created_at} size="sm" />
             </Table.Td>
-            <Table.Td ta="right">{u.username === me ? <Own /> : <Actions user={u} ask={ask} />}</Table.Td>
+            <Table.Td ta="right">{u.username !== me && <Actions user={u} ask={ask} />}</Table.Td>
           </Table.Tr>
         ))}
       </Table.Tbody>
@@ -181,8 +182,12 @@ function List({ users, ask }: { users: UserAccount[]; ask: (doing: Doing) => voi
 }
 
 const Own = () => (
-  <Text size="sm" c="dimmed" component="div">
-    This is you: change your password on your <Link to="/account">account page</Link>. Your role and removal are for another super admin.
+  <Text size="sm" fw={400} c="dimmed" component="div">
+    This is you. Change your password on your{' '}
+    <Anchor component={Link} to="/account" size="sm" underline="always">
+      account page
+    </Anchor>
+    ; your role and removal are for another super admin.
   </Text>
 )
 

@@ -207,7 +207,7 @@ function Workers({ workers, ask }: { workers: Worker[]; ask: (worker: Worker) =>
                 </Text>
                 <DrainButton worker={w} ask={ask} />
               </Group>
-              {open.has(w.id) && <WorkerDetails worker={w} />}
+              {open.has(w.id) && <WorkerDetails worker={w} all />}
             </Stack>
           </Card>
         ))}
@@ -267,7 +267,8 @@ function Workers({ workers, ask }: { workers: Worker[]; ask: (worker: Worker) =>
   )
 }
 
-function WorkerDetails({ worker: w }: { worker: Worker }) {
+/** What the row has no room for; on a phone that is more. */
+function WorkerDetails({ worker: w, all }: { worker: Worker; all?: boolean }) {
   const templates = useQuery(templatesQuery())
   const nameOf = (type: string) => templates.data?.find((t) => t.id === type)?.name ?? type
   const labels = Object.entries(w.labels)
@@ -309,14 +310,16 @@ function WorkerDetails({ worker: w }: { worker: Worker }) {
           ))}
         </Group>
       </Group>
-      <Group gap="xs">
-        <Text size="sm" c="dimmed" w={90}>
-          Connected
-        </Text>
-        <Text size="sm" component="div">
-          <RelativeTime at={w.connected_at} size="sm" />, version {w.version || 'unknown'}
-        </Text>
-      </Group>
+      {all && (
+        <Group gap="xs">
+          <Text size="sm" c="dimmed" w={90}>
+            Connected
+          </Text>
+          <Text size="sm" component="div">
+            <RelativeTime at={w.connected_at} size="sm" />, version {w.version || 'unknown'}
+          </Text>
+        </Group>
+      )}
     </Stack>
   )
 }
