@@ -84,7 +84,7 @@ function Entry({ entry }: { entry: AuditEntry }) {
             <b>{entry.user}</b> {actionInWords(entry.action)}
             {entry.address && <Text span c="dimmed" size="sm"> from {entry.address}</Text>}
           </Text>
-          <RelativeTime at={entry.at} size="sm" c="dimmed" />
+          <Text size="sm" c="dimmed"><RelativeTime at={entry.at} /></Text>
         </Group>
         {fields.length === 0 ? (
           <Text size="sm" c="dimmed">Saved without a change.</Text>

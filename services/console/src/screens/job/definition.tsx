@@ -1,5 +1,5 @@
 // What a job does, when and how, in words; and as JSON for those who write code.
-import { ActionIcon, Alert, Box, Code, CopyButton, Divider, Group, Paper, SimpleGrid, Stack, Text, Title, Tooltip } from '@mantine/core'
+import { ActionIcon, Alert, Box, Code, CopyButton, Divider, Grid, Group, Paper, Stack, Text, Title, Tooltip } from '@mantine/core'
 import { IconAlertTriangle, IconCheck, IconCopy } from '@tabler/icons-react'
 import type { ReactNode } from 'react'
 import type { Job, Template } from '../../api/types'
@@ -9,16 +9,19 @@ import { RelativeTime } from '../../parts/time'
 import { scheduleInWords } from '../../parts/words'
 import { NextRun } from '../jobs/next-run'
 import { destroys } from '../run/again'
+import { inWords } from './parameters'
 import { definitionOf, rules, scheduleNotes, telling } from './sentences'
 
-function Part({ title, children }: { title: string; children: ReactNode }) {
+function Part({ title, span, children }: { title: string; span: number; children: ReactNode }) {
   return (
-    <Paper withBorder p="md" component="section" aria-label={title}>
-      <Stack gap="sm">
-        <Title order={2} size="h4">{title}</Title>
-        {children}
-      </Stack>
-    </Paper>
+    <Grid.Col span={{ base: 12, lg: span }}>
+      <Paper withBorder p="md" component="section" aria-label={title} h="100%">
+        <Stack gap="xs">
+          <Title order={2} size="h4">{title}</Title>
+          {children}
+        </Stack>
+      </Paper>
+    </Grid.Col>
   )
 }
 
@@ -31,8 +34,8 @@ const Sentences = ({ of, dimmed }: { of: string[]; dimmed?: boolean }) =>
 
 export function Definition({ job, template }: { job: Job; template: Template | undefined }) {
   return (
-    <SimpleGrid cols={{ base: 1, lg: 3 }}>
-      <Part title="What it does">
+    <Grid>
+      <Part title="What it does" span={4}>
         <Group gap="xs">
           <Text fw={600} size="sm">{template?.name ?? job.template_type}</Text>
           {template && <RiskBadge risk={template.risk_level} />}
@@ -46,15 +49,15 @@ export function Definition({ job, template }: { job: Job; template: Template | u
           ) : (
             <Text size="sm">Dry runs only: it counts what it would delete, and deletes nothing.</Text>
           ))}
-        <Fields of={job.parameters} label="Parameters" />
+        <Fields of={inWords(job.parameters, template)} label="Parameters" />
       </Part>
-      <Part title="When">
+      <Part title="When" span={3}>
         <Text size="sm" fw={600}>{scheduleInWords(job.schedule)}</Text>
         <Sentences of={scheduleNotes(job)} dimmed />
         <Text size="sm">Next run: <NextRun job={job} /></Text>
         <Text size="sm">Last run: <RelativeTime at={job.last_run_at} none="never yet" /></Text>
       </Part>
-      <Part title="How">
+      <Part title="How" span={5}>
         <Sentences of={rules(job)} />
         <Sentences of={telling(job)} />
         <Divider />
@@ -65,7 +68,7 @@ export function Definition({ job, template }: { job: Job; template: Template | u
           <Copyable value={job.id} label="the job's id" />
         </Box>
       </Part>
-    </SimpleGrid>
+    </Grid>
   )
 }
 

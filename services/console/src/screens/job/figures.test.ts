@@ -52,5 +52,5 @@ test.each([
 
 test('counts in words leave out what there was none of', () => {
   expect(countsInWords(none)).toBe('no runs')
-  expect(countsInWords({ ...none, success: 1200, timed_out: 1 })).toBe('1,200 success, 1 timed out')
+  expect(countsInWords({ ...none, success: 1200, timed_out: 1 })).toBe('1,200 succeeded, 1 timed out')
 })

@@ -45,9 +45,9 @@ export function percent(rate: number): string {
   return `${Math.min(99.9, Math.max(0.1, Math.round(rate * 1000) / 10))} %`
 }
 
-const words: Record<End, string> = { success: 'success', failed: 'failed', timed_out: 'timed out', unknown: 'unknown', cancelled: 'cancelled', skipped: 'skipped' }
+const words: Record<End, string> = { success: 'succeeded', failed: 'failed', timed_out: 'timed out', unknown: 'unknown', cancelled: 'cancelled', skipped: 'skipped' }
 
-/** "3 success, 1 failed", or "no runs". */
+/** "3 succeeded, 1 failed", or "no runs". */
 export function countsInWords(counts: Counts): string {
   const parts = ends.filter((end) => counts[end] > 0).map((end) => `${counts[end].toLocaleString('en')} ${words[end]}`)
   return parts.length > 0 ? parts.join(', ') : 'no runs'

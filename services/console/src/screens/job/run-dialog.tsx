@@ -3,17 +3,22 @@ import { Alert, Anchor, Button, Group, Modal, Stack, Switch, Text, Title } from 
 import { notifications } from '@mantine/notifications'
 import { hashKey, useQuery } from '@tanstack/react-query'
 import { IconAlertTriangle, IconPlayerPlay } from '@tabler/icons-react'
-import { type FormEvent, useRef, useState } from 'react'
+import { type FormEvent, lazy, Suspense, useRef, useState } from 'react'
 import { Link, useNavigate } from 'react-router'
+import { ApiError, type Violation } from '../../api/client'
 import { newKey } from '../../api/key'
 import { templatesQuery, useRunJob } from '../../api/queries'
 import type { Job, Json, Template } from '../../api/types'
 import { Fields } from '../../parts/json'
-import { ErrorNotice, Loaded } from '../../parts/page'
+import { ErrorNotice, Loaded, Waiting } from '../../parts/page'
 import { absolute, relative, useNow } from '../../parts/time'
 import { useMay, useSession } from '../../shell/session'
 import { destroys } from '../run/again'
+import { inWords } from './parameters'
 import { choiceOf, dryRun, knowsDryRun, refusalOf } from './running'
+
+// The library of forms is large, and most runs are started as they are.
+const OverrideForm = lazy(() => import('./override-form').then((m) => ({ default: m.OverrideForm })))
 
 /** Shown while mounted; leads to the run once it is started. refused is why an attempt
  * without this dialog did not work. */
@@ -36,13 +41,27 @@ function RunForm({ job, template, refused, onClose }: { job: Job; template: Temp
   // Of what can destroy, admins may choose nothing but the dry run.
   const fixed = !superAdmin && !!template?.destructive
   const [parameters, setParameters] = useState<Json>(fixed ? { ...job.parameters, [dryRun]: true } : job.parameters)
+  const [changing, setChanging] = useState(false)
+  const [problems, setProblems] = useState<Violation[]>([])
+  // What is wrong is told once somebody has tried, not while they type.
+  const [tried, setTried] = useState(false)
   const attempt = useRef({ of: '', key: '' })
   const { overrides, emptied } = choiceOf(job.parameters, parameters)
   const error = run.isIdle ? (refused ?? null) : run.error
   const deletes = destroys(template, parameters)
 
+  const refusedFields = run.error instanceof ApiError ? run.error.violations : []
+  const violations = tried ? [...problems, ...refusedFields] : []
+  const change = (values: Json, wrong: Violation[]) => {
+    // The switch of the dry run stands outside of the form.
+    setParameters((now) => ({ ...values, ...(dryRun in now && { [dryRun]: now[dryRun] }) }))
+    setProblems(wrong)
+  }
+
   async function start(event: FormEvent) {
     event.preventDefault()
+    setTried(true)
+    if (problems.length > 0 || emptied.length > 0) return
     const given = Object.keys(overrides).length > 0 ? overrides : undefined
     // The same request again, after an answer that did not arrive, starts no second run.
     const of = hashKey([given])
@@ -84,14 +103,25 @@ function RunForm({ job, template, refused, onClose }: { job: Job; template: Temp
         )}
         <Stack gap={6}>
           <Title order={3} size="h5">Parameters of this run</Title>
-          <Fields of={parameters} label="Parameters of this run" />
+          {changing && template ? (
+            <Suspense fallback={<Waiting label="Loading the form" />}>
+              <OverrideForm job={job} template={template} violations={violations} onChange={change} />
+            </Suspense>
+          ) : (
+            <Fields of={inWords(parameters, template)} label="Parameters of this run" />
+          )}
+          {!fixed && !changing && template && Object.keys(job.parameters).length > 0 && (
+            <Button variant="subtle" size="compact-sm" onClick={() => setChanging(true)} style={{ alignSelf: 'flex-start' }}>
+              Change them for this run
+            </Button>
+          )}
           {fixed && (
             <Text size="sm" c="dimmed">
               This template can destroy data: changing its parameters for a run needs the role super admin.
             </Text>
           )}
         </Stack>
-        {emptied.length > 0 && (
+        {tried && emptied.length > 0 && (
           <Text size="sm" c="var(--mantine-color-error)" role="alert">
             A run cannot leave out what its job has: {emptied.join(', ')}. Give a value, or edit the job.
           </Text>
@@ -103,7 +133,7 @@ function RunForm({ job, template, refused, onClose }: { job: Job; template: Temp
           </Text>
           <Group>
             <Button variant="default" onClick={onClose}>Cancel</Button>
-            <Button type="submit" color={deletes ? 'red' : undefined} loading={run.isPending} disabled={emptied.length > 0} leftSection={<IconPlayerPlay size={16} aria-hidden />} data-autofocus>
+            <Button type="submit" color={deletes ? 'red' : undefined} loading={run.isPending} leftSection={<IconPlayerPlay size={16} aria-hidden />} data-autofocus>
               Start the run
             </Button>
           </Group>

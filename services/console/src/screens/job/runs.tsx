@@ -109,7 +109,7 @@ function RunTable({ runs }: { runs: Execution[] }) {
           <Table.Th w={185} visibleFrom="sm">Due</Table.Th>
           <Table.Th w={130} visibleFrom="md">Started</Table.Th>
           <Table.Th w={90} visibleFrom="md">Took</Table.Th>
-          <Table.Th w={150} visibleFrom="lg">Started by</Table.Th>
+          <Table.Th w={150} visibleFrom="lg">Cause</Table.Th>
           <Table.Th>Result</Table.Th>
         </Table.Tr>
       </Table.Thead>

@@ -74,7 +74,7 @@ export function Filters({ view, onChange, templates, phone }: Props) {
         clearable
         clearButtonProps={{ 'aria-label': 'Clear on or paused' }}
         {...narrow}
-        w={phone ? '100%' : 150}
+        w={phone ? '100%' : 170}
       />
       <MultiSelect
         aria-label="State"

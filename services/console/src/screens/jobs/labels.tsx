@@ -5,7 +5,7 @@ export function Labels({ of }: { of: Record<string, string> }) {
   return Object.entries(of).map(([key, value]) => {
     const text = value ? `${key}=${value}` : key
     return (
-      <Badge key={key} variant="outline" color="gray" size="sm" radius="sm" tt="none" fw={500} c="var(--mantine-color-text)" title={text} maw={220}>
+      <Badge key={key} variant="default" size="sm" radius="sm" tt="none" fw={500} title={text} maw={220}>
         {text}
       </Badge>
     )

@@ -84,7 +84,7 @@ const Row = memo(function Row({ job, template, selected, onSelect, onAct }: RowP
       </Table.Td>
       <Table.Td><EnabledSwitch job={job} /></Table.Td>
       <Table.Td><Name job={job} template={template} /></Table.Td>
-      <Table.Td><StateBadge state={job.state} /></Table.Td>
+      <Table.Td>{job.state === 'never' ? <Text c="dimmed">–</Text> : <StateBadge state={job.state} />}</Table.Td>
       <Table.Td><LastRuns job={job} /></Table.Td>
       <Table.Td visibleFrom="lg"><Text size="sm" lineClamp={2}>{scheduleInWords(job.schedule)}</Text></Table.Td>
       <Table.Td><Text size="sm" style={{ whiteSpace: 'nowrap' }}><NextRun job={job} /></Text></Table.Td>
@@ -132,8 +132,8 @@ export function JobTable({ jobs, templates, selected, onSelect, onSelectAll, onA
             </Table.Th>
             <Table.Th w={60}>On</Table.Th>
             <SortHead field="name" {...head}>Name</SortHead>
-            <Table.Th w={130}>State</Table.Th>
-            <Table.Th w={200}>Last runs</Table.Th>
+            <Table.Th w={110}>State</Table.Th>
+            <Table.Th w={215}>Last runs</Table.Th>
             <Table.Th visibleFrom="lg">Schedule</Table.Th>
             <SortHead field="next_run_at" {...head}>Next run</SortHead>
             <SortHead field="updated_at" visibleFrom="xl" {...head}>Changed</SortHead>
@@ -160,7 +160,7 @@ const JobCard = memo(function JobCard({ job, template, selected, onSelect, onAct
           <RowMenu job={job} onAct={onAct} />
         </Group>
         <Group justify="space-between">
-          <StateBadge state={job.state} />
+          {job.state === 'never' ? <span /> : <StateBadge state={job.state} />}
           <LastRuns job={job} />
         </Group>
         <Text size="sm">{scheduleInWords(job.schedule)}</Text>

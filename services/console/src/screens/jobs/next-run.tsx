@@ -6,5 +6,5 @@ import { RelativeTime } from '../../parts/time'
 export function NextRun({ job }: { job: Pick<Job, 'enabled' | 'schedule' | 'next_run_at'> }) {
   if (!job.enabled) return <Text span inherit c="dimmed">paused</Text>
   if (job.schedule.type === 'manual') return <Text span inherit c="dimmed">by hand</Text>
-  return <RelativeTime at={job.next_run_at} none="no more runs" />
+  return <RelativeTime at={job.next_run_at} none="no more runs" past="due now" />
 }
