@@ -230,7 +230,9 @@ var insightTests = map[string]func(*suite){
 		j = s.job(j.ID)
 		e = leased(j, 3)
 		s.doneAt(at(50), fire(j, e))
-		later := ended(e, job.Failed, at(39)) // before one that was counted: the state stays
+		s.rollUp(at(61))
+		s.same(s.state(j.ID), job.StateFailing)
+		later := ended(e, job.Success, at(39)) // before what was counted: the state stays
 		s.doneAt(at(61), change(e, later))
 		s.rollUp(at(61))
 		s.counts(true, first, late, later)
