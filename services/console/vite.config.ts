@@ -1,3 +1,4 @@
+import { fileURLToPath } from 'node:url'
 import react from '@vitejs/plugin-react'
 import { defineConfig } from 'vitest/config'
 
@@ -8,6 +9,10 @@ const registry = { target, changeOrigin: false }
 
 export default defineConfig({
   plugins: [react()],
+  resolve: {
+    // The form library's own validator compiles code, which the pages' policy forbids.
+    alias: { '@rjsf/validator-ajv8': fileURLToPath(new URL('src/screens/editor/validator.ts', import.meta.url)) },
+  },
   build: {
     outDir: '.generated/dist',
     emptyOutDir: true,

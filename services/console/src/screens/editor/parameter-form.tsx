@@ -1,6 +1,5 @@
 // The form of a template's parameters, made from their JSON schema.
 import { Fieldset, Input, JsonInput, MultiSelect, NumberInput, Select, Stack, Switch, TagsInput, Textarea, TextInput } from '@mantine/core'
-import { Validator } from '@cfworker/json-schema'
 import { withTheme } from '@rjsf/core'
 import { Theme } from '@rjsf/mantine'
 import type { ErrorSchema, FieldProps, GenericObjectType, ObjectFieldTemplateProps, RJSFSchema, ValidatorType, WidgetProps } from '@rjsf/utils'
@@ -15,6 +14,7 @@ import { Folded } from './folded'
 import { Help } from './help'
 import { Pairs } from './pairs'
 import { arrangement, forForm, type Property } from './schema'
+import validator from './validator'
 
 // --- what fields below the form library need ---------------------------------
 
@@ -63,15 +63,6 @@ export function errorSchema(violations: Violation[]): ErrorSchema {
     here.__errors = [...(here.__errors ?? []), violation.description]
   }
   return root as ErrorSchema
-}
-
-// The form library asks this only where a schema has alternatives (anyOf, if); what
-// was typed is checked by check(). Its own validator compiles code, which the
-// pages' policy forbids.
-const validator: ValidatorType = {
-  isValid: (schema, data) => new Validator(schema as object, '2020-12').validate(data).valid,
-  validateFormData: () => ({ errors: [], errorSchema: {} }),
-  rawValidation: () => ({ errors: [] }),
 }
 
 // --- widgets -----------------------------------------------------------------
