@@ -47,19 +47,27 @@ export function relative(at: Date | string, from: number): string {
   return whole === 0 ? 'now' : relativeFormat.format(whole, 'second')
 }
 
+// Making a format takes longer than a hundred uses of it.
+const formats = new Map<string, Intl.DateTimeFormat>()
+
 /** Date and time to the second in a zone, the reader's without one. */
 export function absolute(at: Date | string, timeZone: string = zone): string {
-  return new Intl.DateTimeFormat('en-GB', {
-    timeZone,
-    weekday: 'short',
-    day: 'numeric',
-    month: 'short',
-    year: 'numeric',
-    hour: '2-digit',
-    minute: '2-digit',
-    second: '2-digit',
-    timeZoneName: 'short',
-  }).format(new Date(at))
+  let format = formats.get(timeZone)
+  if (!format) {
+    format = new Intl.DateTimeFormat('en-GB', {
+      timeZone,
+      weekday: 'short',
+      day: 'numeric',
+      month: 'short',
+      year: 'numeric',
+      hour: '2-digit',
+      minute: '2-digit',
+      second: '2-digit',
+      timeZoneName: 'short',
+    })
+    formats.set(timeZone, format)
+  }
+  return format.format(new Date(at))
 }
 
 const shortFormat = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short', year: 'numeric', hour: '2-digit', minute: '2-digit', second: '2-digit' })
