@@ -4,7 +4,7 @@ import { ActionIcon, Box, Button, Chip, Group, Text, TextInput, Tooltip } from '
 import { useClipboard, useDebouncedValue } from '@mantine/hooks'
 import { IconArrowBarToDown, IconCheck, IconChevronDown, IconChevronUp, IconClockHour4, IconCopy, IconDownload, IconSearch, IconTextWrap } from '@tabler/icons-react'
 import { useVirtualizer } from '@tanstack/react-virtual'
-import { type ReactNode, useEffect, useLayoutEffect, useRef, useState, useSyncExternalStore } from 'react'
+import { memo, type ReactNode, useEffect, useLayoutEffect, useRef, useState, useSyncExternalStore } from 'react'
 import type { LogLine } from '../../api/types'
 import { absolute } from '../../parts/time'
 import { asText, firstAtLeast, levels, lineTime, type Level, type Log, pieces } from './log-lines'
@@ -210,26 +210,18 @@ export function RunLog({ log, startedAt, live, name, height, choice, told }: Pro
               const line = index === undefined ? undefined : log.lines[index]
               if (!line) return null
               return (
-                <div
+                <Line
                   key={item.key}
-                  ref={virtual.measureElement}
-                  data-index={item.index}
-                  data-level={line.level}
-                  data-current={index === current || undefined}
-                  className={classes.line}
-                  style={{ transform: `translateY(${item.start}px)` }}
-                >
-                  <span className={classes.number} style={{ width: `${digits}ch` }} aria-hidden>
-                    {index! + 1}
-                  </span>
-                  <time className={classes.time} dateTime={line.timestamp} title={absolute(line.timestamp)}>
-                    {lineTime(line.timestamp, sinceStart ? startedAt : null)}
-                  </time>
-                  <span className={classes.level}>{line.level}</span>
-                  <span className={classes.message}>
-                    {pieces(line.message, log.needle).map((piece, i) => (piece.hit ? <mark key={i}>{piece.text}</mark> : piece.text))}
-                  </span>
-                </div>
+                  line={line}
+                  number={index! + 1}
+                  place={item.index}
+                  top={item.start}
+                  digits={digits}
+                  since={sinceStart ? startedAt : null}
+                  needle={log.needle}
+                  current={index === current}
+                  measure={virtual.measureElement}
+                />
               )
             })}
           </div>
@@ -248,6 +240,34 @@ export function RunLog({ log, startedAt, live, name, height, choice, told }: Pro
     </Box>
   )
 }
+
+type LineProps = {
+  line: LogLine
+  number: number
+  place: number
+  top: number
+  digits: number
+  since: string | null
+  needle: RegExp | null
+  current: boolean
+  measure: (element: Element | null) => void
+}
+
+// Drawn anew only when it changes: scrolling moves the others out of sight, no more.
+const Line = memo(function Line({ line, number, place, top, digits, since, needle, current, measure }: LineProps) {
+  return (
+    <div ref={measure} data-index={place} data-level={line.level} data-current={current || undefined} className={classes.line} style={{ transform: `translateY(${top}px)` }}>
+      <span className={classes.number} style={{ width: `${digits}ch` }} aria-hidden>
+        {number}
+      </span>
+      <time className={classes.time} dateTime={line.timestamp} title={absolute(line.timestamp)}>
+        {lineTime(line.timestamp, since)}
+      </time>
+      <span className={classes.level}>{line.level}</span>
+      <span className={classes.message}>{pieces(line.message, needle).map((piece, i) => (piece.hit ? <mark key={i}>{piece.text}</mark> : piece.text))}</span>
+    </div>
+  )
+})
 
 function Tool({ label, pressed, disabled, onClick, children }: { label: string; pressed?: boolean; disabled?: boolean; onClick: () => void; children: ReactNode }) {
   return (
