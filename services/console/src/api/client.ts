@@ -25,9 +25,11 @@ export class ApiError extends Error {
 
 type Detail = { '@type'?: string; reason?: string; metadata?: Record<string, string>; fieldViolations?: Violation[]; field_violations?: Violation[] }
 
-/** What an error says about one field, for showing beside it. */
+/** What an error says about one field, as a sentence to be shown beside it. */
 export function violationOf(error: unknown, field: string): string | undefined {
-  return error instanceof ApiError ? error.violations.find((v) => v.field === field)?.description : undefined
+  const said = error instanceof ApiError ? error.violations.find((v) => v.field === field)?.description : undefined
+  // The registry continues the field's name: "is too long".
+  return said?.replace(/^(?=(is|are|has|must|needs?|may|can|cannot|does|do) )/, 'It ')
 }
 
 /** The error that an answer stands for. */
