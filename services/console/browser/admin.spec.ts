@@ -35,7 +35,7 @@ test('the audit says who changed what', async ({ page, as, api, unique, system }
   await expect(entries.getByText(system.users.super_admin.username)).toBeVisible()
   await entries.getByRole('button', { name: /^What .* changed/ }).first().click()
   const changed = page.getByRole('table', { name: /^What changed in/ })
-  await expect(changed.getByText('before')).toBeVisible()
+  await expect(changed.getByText('before', { exact: true })).toBeVisible()
   await expect(changed.getByText('after', { exact: true })).toBeVisible()
 })
 
@@ -70,7 +70,9 @@ test('a user is added, gets a role and a password, logs in, and is removed', asy
 
   await page.getByRole('button', { name: `Change ${name}` }).click()
   await page.getByRole('menuitem', { name: /remove/i }).click()
-  await page.getByRole('dialog', { name: `Remove ${name}?` }).getByRole('button', { name: /^Remove/ }).click()
+  dialog = page.getByRole('dialog', { name: `Remove ${name}?` })
+  await dialog.getByRole('textbox').fill(name)
+  await dialog.getByRole('button', { name: /^Remove/ }).click()
   await expect(page.getByRole('button', { name: `Change ${name}` })).toHaveCount(0)
   expect((await login('a good deal longer')).status).toBe(401)
 })

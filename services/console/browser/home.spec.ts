@@ -29,13 +29,13 @@ test('holds still while it is paused', async ({ page, as }) => {
   await as('admin')
   await page.goto('/')
   await expect(page.getByRole('region', { name: 'Workers' }).getByText('executor-1')).toBeVisible()
-  await page.getByRole('switch', { name: 'Live' }).click()
+  await page.getByRole('switch', { name: 'Live' }).press('Space')
   await page.waitForLoadState('networkidle') // an answer that is on its way may still come
   let asked = 0
   page.on('request', () => asked++)
   await page.clock.runFor(30_000)
   expect(asked).toBe(0)
-  await page.getByRole('switch', { name: 'Live' }).click()
+  await page.getByRole('switch', { name: 'Live' }).press('Space')
   await page.clock.runFor(30_000)
   await expect.poll(() => asked).toBeGreaterThan(0)
 })

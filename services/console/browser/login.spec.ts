@@ -1,7 +1,7 @@
 import { expect, test } from './fixtures'
 
 test('logs in and out', async ({ page, system, context }) => {
-  await page.goto('/jobs?search=cleanup')
+  await page.goto('/jobs?q=cleanup')
   await expect(page).toHaveURL(/\/login\?next=/)
   await expect(page.getByLabel('Username')).toBeFocused()
   await page.getByLabel('Username').fill(system.users.admin.username)
@@ -11,7 +11,7 @@ test('logs in and out', async ({ page, system, context }) => {
 
   await page.getByRole('textbox', { name: 'Password' }).fill(system.users.admin.password)
   await page.getByRole('button', { name: 'Log in' }).click()
-  await expect(page).toHaveURL(/\/jobs\?search=cleanup/)
+  await expect(page).toHaveURL(/\/jobs\?q=cleanup/)
 
   // Scripts cannot read what proves who this is.
   const cookie = (await context.cookies()).find((c) => c.name === 'almanac_session')

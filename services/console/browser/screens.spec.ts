@@ -33,7 +33,7 @@ test.beforeAll(async () => {
 const screens: [name: string, path: () => string][] = [
   ['home', () => '/'],
   ['jobs', () => '/jobs'],
-  ['jobs-none', () => '/jobs?search=there+is+no+such+job'],
+  ['jobs-none', () => '/jobs?q=there+is+no+such+job'],
   ['gallery', () => '/jobs/new'],
   ['editor', () => '/jobs/new?template=database_cleanup'],
   ['editor-mail', () => '/jobs/new?template=email_notification'],

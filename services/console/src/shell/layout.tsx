@@ -120,7 +120,8 @@ function Frame() {
         <AppShell.Section>
           <NavLink component="a" href="/docs/" label="API" leftSection={<Text span ff="monospace" size="xs" aria-hidden>{'{ }'}</Text>} />
           <Text size="xs" c="dimmed" px="sm" pt={4}>
-            {session.version}
+            {/* A build outside of a release has no version worth showing. */}
+            {session.version.startsWith('(') ? '' : session.version}
           </Text>
         </AppShell.Section>
       </AppShell.Navbar>
