@@ -74,8 +74,8 @@ function Rows({ of, columns }: { of: Json[]; columns: string[] }) {
   )
 }
 
-/** An object as a table of its fields. */
-export function Fields({ of, depth = 0, label }: { of: Json; depth?: number; label?: string }) {
+/** An object as a table of its fields. names is how wide the column of their names is. */
+export function Fields({ of, depth = 0, label, names: width = 190 }: { of: Json; depth?: number; label?: string; names?: number }) {
   const names = Object.keys(of)
   if (names.length === 0) return <Text size="sm" c="dimmed">none</Text>
   return (
@@ -83,7 +83,7 @@ export function Fields({ of, depth = 0, label }: { of: Json; depth?: number; lab
       <Table.Tbody>
         {names.map((name) => (
           <Table.Tr key={name}>
-            <Table.Th scope="row" w={depth === 0 ? 190 : '30%'} style={{ verticalAlign: 'top', fontWeight: 500 }}>{fieldName(name)}</Table.Th>
+            <Table.Th scope="row" w={depth === 0 ? width : '30%'} style={{ verticalAlign: 'top', fontWeight: 500 }}>{fieldName(name)}</Table.Th>
             <Table.Td><Value value={of[name]} depth={depth} /></Table.Td>
           </Table.Tr>
         ))}

@@ -36,14 +36,14 @@ function Sign({ end, x, y, colour }: { end: End; x: number; y: number; colour: s
   }
 }
 
-function Legend({ of }: { of: End[] }) {
+function Legend({ of, swatch }: { of: End[]; swatch?: (end: End) => string }) {
   const colour = useColours()
   return (
     <Group gap="md" component="ul" p={0} m={0} style={{ listStyle: 'none' }} aria-label="What the signs mean">
       {of.map((end) => (
         <Group key={end} gap={6} component="li">
           <svg width={14} height={14} aria-hidden>
-            <Sign end={end} x={7} y={7} colour={colour[end]} />
+            {swatch ? <rect width={14} height={14} rx={2} fill={swatch(end)} stroke={colour[end]} /> : <Sign end={end} x={7} y={7} colour={colour[end]} />}
           </svg>
           <Text size="sm">{statusLooks[end].word}</Text>
         </Group>
@@ -53,13 +53,13 @@ function Legend({ of }: { of: End[] }) {
 }
 
 /** A drawing, with its content as a table for whoever cannot or would rather not see it. */
-function Chart({ label, legend, table, children }: { label: string; legend: End[]; table: ReactNode; children: ReactNode }) {
+function Chart({ label, legend, swatch, table, children }: { label: string; legend: End[]; swatch?: (end: End) => string; table: ReactNode; children: ReactNode }) {
   const [asTable, { toggle }] = useDisclosure(false)
   const id = useId()
   return (
     <Paper withBorder p="md">
       <Group justify="space-between" mb="sm">
-        <Legend of={legend} />
+        <Legend of={legend} swatch={swatch} />
         <Button size="compact-sm" variant="default" onClick={toggle} aria-expanded={asTable} aria-controls={id}>
           {asTable ? 'Hide the table' : 'Show as a table'}
         </Button>
@@ -163,12 +163,13 @@ export function DayChart({ days }: { days: Day[] }) {
   const present = ends.filter((end) => days.some((day) => day[end] > 0))
   const total = days.reduce((sum, day) => sum + ends.reduce((n, end) => n + day[end], 0), 0)
   if (total === 0) return <Text size="sm" c="dimmed">Nothing ended in the last 30 days.</Text>
-  // What did not run and what nobody knows is hatched, so that colour is not needed.
+  // All but the successes are hatched, each at its own angle, so that colour is not needed.
   const fill = (end: End) => (end === 'success' ? colour[end] : `url(#${patterns}${end})`)
   return (
     <Chart
       label={`Runs of each of the last ${days.length} days by how they ended, ${total.toLocaleString('en')} in all.`}
       legend={present}
+      swatch={fill}
       table={
         <Table aria-label="Runs by day" stickyHeader>
           <Table.Thead>
@@ -198,7 +199,7 @@ export function DayChart({ days }: { days: Day[] }) {
           ))}
         </defs>
         {grid}
-        <XAxis dataKey="day" {...axis} tickFormatter={dayInWords} minTickGap={24} />
+        <XAxis dataKey="day" {...axis} tickFormatter={dayInWords} interval="equidistantPreserveStart" minTickGap={16} />
         <YAxis {...axis} width={46} axisLine={false} allowDecimals={false} />
         <Tooltip
           cursor={{ fill: 'var(--mantine-color-default-hover)' }}

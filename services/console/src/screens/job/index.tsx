@@ -136,11 +136,11 @@ function JobTabs({ job }: { job: Job }) {
       {/* On phones the tabs scroll within their own row. */}
       <Box style={{ overflowX: 'auto', overflowY: 'hidden' }}>
         <Tabs.List aria-label="About this job" style={{ flexWrap: 'nowrap', width: 'max-content', minWidth: '100%' }}>
-          <Tabs.Tab value="runs">Runs</Tabs.Tab>
-          <Tabs.Tab value="statistics">Statistics</Tabs.Tab>
-          <Tabs.Tab value="upcoming">Upcoming</Tabs.Tab>
-          <Tabs.Tab value="changes">Changes</Tabs.Tab>
-          <Tabs.Tab value="json">JSON</Tabs.Tab>
+          <Tabs.Tab value="runs" px={{ base: 8, sm: 'md' }}>Runs</Tabs.Tab>
+          <Tabs.Tab value="statistics" px={{ base: 8, sm: 'md' }}>Statistics</Tabs.Tab>
+          <Tabs.Tab value="upcoming" px={{ base: 8, sm: 'md' }}>Upcoming</Tabs.Tab>
+          <Tabs.Tab value="changes" px={{ base: 8, sm: 'md' }}>Changes</Tabs.Tab>
+          <Tabs.Tab value="json" px={{ base: 8, sm: 'md' }}>JSON</Tabs.Tab>
         </Tabs.List>
       </Box>
       <Box pt="md">

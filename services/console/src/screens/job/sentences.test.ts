@@ -35,7 +35,7 @@ describe('rules', () => {
       'A failed run is tried again up to 3 times, 5 min apart.',
       'A run that takes longer than 1 h is stopped.',
       'A run that comes due while the last one is not over is skipped.',
-      'Of runs that were missed one is made up for.',
+      'Runs that were missed are made up for by one.',
     ])
   })
   test.each<[string, Partial<Job>, string]>([

@@ -25,7 +25,7 @@ export function rules(job: How): string[] {
     retries > 0 ? `A failed run is tried again ${retries === 1 ? 'once' : `up to ${retries} times`}, ${delay === 0 ? 'at once' : `${duration(delay)} ${retries === 1 ? 'later' : 'apart'}`}.` : 'A failed run is not tried again.',
     `A run that takes longer than ${duration(job.timeout_seconds)} is stopped.`,
     job.overlap_policy === 'allow' ? 'Runs may overlap.' : 'A run that comes due while the last one is not over is skipped.',
-    job.missed_policy === 'skip' ? 'Runs that were missed are left out.' : 'Of runs that were missed one is made up for.',
+    job.missed_policy === 'skip' ? 'Runs that were missed are left out.' : 'Runs that were missed are made up for by one.',
   ]
   if (job.priority !== 0) out.push(`${job.priority > 0 ? 'Before' : 'After'} others of its organisation when executors are short: priority ${job.priority}.`)
   if (Object.keys(job.executor_selector ?? {}).length > 0) out.push(`Only on executors that have ${pairs(job.executor_selector)}.`)

@@ -159,8 +159,8 @@ const JobCard = memo(function JobCard({ job, template, selected, onSelect, onAct
           <Name job={job} template={template} />
           <RowMenu job={job} onAct={onAct} />
         </Group>
-        <Group justify="space-between">
-          {job.state === 'never' ? <span /> : <StateBadge state={job.state} />}
+        <Group gap="sm">
+          {job.state !== 'never' && <StateBadge state={job.state} />}
           <LastRuns job={job} />
         </Group>
         <Text size="sm">{scheduleInWords(job.schedule)}</Text>
