@@ -175,7 +175,7 @@ function UserMenu() {
   )
 }
 
-/** Asks for the password over the page whose session ran out: what was typed there stays. */
+/** Asks for the password over the page whose session ran out, and over its dialogs: what was typed there stays. */
 function LoginAgain() {
   const session = useSession()
   const queries = useQueryClient()
@@ -185,7 +185,7 @@ function LoginAgain() {
     return () => onSessionLost(() => {})
   }, [])
   return (
-    <Modal opened={lost} onClose={() => setLost(false)} title="Your session has ended" closeOnClickOutside={false}>
+    <Modal opened={lost} onClose={() => setLost(false)} title="Your session has ended" closeOnClickOutside={false} zIndex={400}>
       <Text size="sm" mb="md">
         Log in again to go on where you were. Nothing that you typed is lost.
       </Text>

@@ -43,5 +43,9 @@ export const variables: CSSVariablesResolver = () => ({
     '--mantine-color-error': '#ff8787',
     '--mantine-color-placeholder': '#9a9ca2',
     '--mantine-color-anchor': '#91a7ff',
+    // Grounds of notices: the computed ones are glaring.
+    '--mantine-color-red-light': '#3b191b',
+    '--mantine-color-orange-light': '#3a240e',
+    '--mantine-color-yellow-light': '#352b0a',
   },
 })

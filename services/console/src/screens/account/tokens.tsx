@@ -91,6 +91,8 @@ export function Tokens() {
 
 const nameOf = (token: Token) => (token.kind === 'session' ? 'Browser' : token.kind === 'login' ? 'Program with your password' : token.name || token.id)
 
+const useNarrow = () => useMediaQuery('(max-width: 48em)', false, { getInitialValueInEffect: false })
+
 /** So many logins are shown until all are asked for. */
 const shownLogins = 8
 
@@ -106,7 +108,7 @@ function Expiry({ token }: { token: Token }) {
 }
 
 function Rows({ tokens, label, act }: { tokens: Token[]; label: string; act: (token: Token) => ReactNode }) {
-  const narrow = useMediaQuery('(max-width: 48em)', false, { getInitialValueInEffect: false })
+  const narrow = useNarrow()
   if (narrow) {
     return (
       <Stack gap="sm">
@@ -165,6 +167,7 @@ function Rows({ tokens, label, act }: { tokens: Token[]; label: string; act: (to
 }
 
 function NewToken({ onClose }: { onClose: () => void }) {
+  const narrow = useNarrow()
   const create = useCreateToken()
   const [name, setName] = useState('')
   const [days, setDays] = useState('90')
@@ -196,7 +199,7 @@ function NewToken({ onClose }: { onClose: () => void }) {
             <Text size="sm" fw={500} id="expires">
               Expires after
             </Text>
-            <SegmentedControl aria-labelledby="expires" value={days} onChange={setDays} data={lifetimes.map((l) => ({ value: String(l.days), label: l.name }))} fullWidth />
+            <SegmentedControl aria-labelledby="expires" value={days} onChange={setDays} data={lifetimes.map((l) => ({ value: String(l.days), label: l.name }))} orientation={narrow ? 'vertical' : 'horizontal'} fullWidth />
             {days === '0' && (
               <Text size="sm" c="dimmed">
                 A token without an end works until somebody revokes it: choose this only where it cannot be renewed.
