@@ -51,7 +51,7 @@ func (ticketCleanup) Schema() map[string]any {
 			"older_than": map[string]any{
 				"type":        "string",
 				"format":      "age",
-				"description": `How long ago the tickets were resolved at least: "<n> <minutes|hours|days|weeks|months|years>"`,
+				"description": `How long ago the tickets were resolved at least, such as "30 days" or "1 year"`,
 				"pattern":     "^[0-9]{1,9} (minute|hour|day|week|month|year)s?$",
 				"default":     defaultAge,
 			},
