@@ -218,9 +218,9 @@ function ValueOf({ row, takes, error, change }: { row: Row; takes: ReturnType<ty
   switch (takes) {
     case 'age':
       return (
-        <div className={classes.grow} style={{ display: 'flex', gap: 6 }}>
-          <TextInput w={84} style={{ flexGrow: 1 }} aria-label="Number" placeholder="6" inputMode="numeric" value={row.amount} onChange={(e) => change({ ...row, amount: e.currentTarget.value })} error={error} />
-          <Select w={104} aria-label="Unit" data={units} allowDeselect={false} value={row.unit} onChange={(unit) => unit && change({ ...row, unit: unit as Unit })} />
+        <div className={classes.grow} style={{ display: 'flex', gap: 6, flexBasis: 210 }}>
+          <TextInput w={84} style={{ flexGrow: 1 }} aria-label="Number" inputMode="numeric" value={row.amount} onChange={(e) => change({ ...row, amount: e.currentTarget.value })} error={error} />
+          <Select w={116} style={{ flexShrink: 0 }} aria-label="Unit" data={units} allowDeselect={false} value={row.unit} onChange={(unit) => unit && change({ ...row, unit: unit as Unit })} />
         </div>
       )
     case 'date':

@@ -277,7 +277,7 @@ function problemOf(row: Row): Problem[] {
   switch (takes) {
     case 'age': {
       const n = Number(row.amount)
-      if (!/^[0-9]+$/.test(row.amount.trim()) || n < 1) say('value', 'Give a whole number from 1')
+      if (!/^[0-9]+$/.test(row.amount.trim()) || n < 1) say('value', 'Give a whole number')
       else if (n > mostOf[row.unit]) say('value', `At most ${mostOf[row.unit].toLocaleString('en')} ${row.unit}`)
       break
     }

@@ -184,7 +184,7 @@ export function EditorForm({ template, initial, job: edited, notice, reload }: P
     try {
       const saved = edited ? await update.mutateAsync({ id: edited.id, version, change: changes(before ?? {}, job) }) : await create.mutateAsync({ job, key: keyOf(job) })
       done.current = true
-      notifications.show({ title: edited ? `“${saved.name}” is saved` : `“${saved.name}” is made`, message: firstRun(saved, Date.now()), color: 'green', autoClose: 10_000 })
+      notifications.show({ title: edited ? `“${saved.name}” is saved` : `“${saved.name}” is made`, message: firstRun(saved, Date.now()), color: 'green', autoClose: 10_000, position: 'bottom-right' })
       await navigate(`/jobs/${saved.id}`)
     } catch (error) {
       setAsking(null)

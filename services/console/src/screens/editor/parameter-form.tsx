@@ -93,7 +93,7 @@ function TextOrNumber(props: WidgetProps) {
     return (
       <NumberInput
         {...common(props)}
-        maw={240}
+        styles={{ wrapper: { maxWidth: 240 } }}
         placeholder={example(schema as Property)}
         allowDecimal={schema.type === 'number'}
         thousandSeparator=","
@@ -141,15 +141,17 @@ function Choice(props: WidgetProps) {
   const options = props.options.enumOptions ?? []
   const data = options.map((o) => ({ value: String(o.value), label: o.label }))
   const none = data.length === 0
+  // One with a default always has a value: emptied, it would get the default again.
+  const optional = !props.required && props.schema.default === undefined
   return (
     <Select
       {...common(props)}
-      maw={420}
+      styles={{ wrapper: { maxWidth: 420 } }}
       data={data}
       searchable={data.length > 8}
-      clearable={!props.required}
-      allowDeselect={!props.required}
-      placeholder={none ? 'Nothing is permitted at the moment' : props.required ? 'Choose' : data.length === 1 ? `${data[0]!.label}, the only one` : 'Not set'}
+      clearable={optional}
+      allowDeselect={optional}
+      placeholder={none ? 'Nothing is permitted at the moment' : optional ? 'Not set' : 'Choose'}
       value={props.value === undefined || props.value === null ? null : String(props.value)}
       onChange={(chosen) => props.onChange(chosen === null ? undefined : options.find((o) => String(o.value) === chosen)?.value)}
       clearButtonProps={{ 'aria-label': `Clear ${props.label}` }}

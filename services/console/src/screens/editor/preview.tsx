@@ -1,5 +1,7 @@
 // The next runs of a schedule while it is typed.
-import { Badge, Stack, Table, Text } from '@mantine/core'
+import { Group, Table, Text } from '@mantine/core'
+import { IconClockExclamation } from '@tabler/icons-react'
+import { Fragment } from 'react'
 import type { Occurrence } from '../../api/types'
 import { EmptyState, ErrorNotice, Waiting } from '../../parts/page'
 import { myZone, RelativeTime } from '../../parts/time'
@@ -30,7 +32,7 @@ export function columns(occurrences: Occurrence[], zone: string, mine: string): 
 
 /** "also: a, b and 3 more" */
 export function neighboursInWords(o: Pick<Occurrence, 'neighbours' | 'neighbour_count'>): string {
-  const names = o.neighbours ?? []
+  const names = o.neighbours.slice(0, 2)
   if (names.length === 0) return ''
   const more = o.neighbour_count - names.length
   return `also: ${names.join(', ')}${more > 0 ? ` and ${more} more` : ''}`
@@ -67,6 +69,7 @@ export function Preview({ manual, incomplete, occurrences, error, retry, zone }:
   if (occurrences.length === 0) return <EmptyState title="No run to come">This schedule has no time in the future.</EmptyState>
   const shown = columns(occurrences, zone, myZone)
   return (
+    <Table.ScrollContainer minWidth={shown.length > 2 ? 380 : 300} type="native" tabIndex={0}>
     <Table verticalSpacing={4} horizontalSpacing={6} fz="sm" aria-label="Next runs">
       <Table.Thead>
         <Table.Tr>
@@ -82,41 +85,44 @@ export function Preview({ manual, incomplete, occurrences, error, retry, zone }:
         {occurrences.map((o) => {
           const first = day(o.at, shown[0]!.zone)
           const also = neighboursInWords(o)
+          const remarks = o.note !== '' || also !== ''
           return (
-            <Table.Tr key={o.at} style={{ verticalAlign: 'top' }}>
-              {shown.map((c, i) => (
-                <Table.Td key={c.name}>
-                  {i === 0 ? (
-                    <Stack gap={2}>
-                      <span>
-                        {first}, {time(o.at, c.zone)}
-                      </span>
-                      {o.note && (
-                        <Badge variant="default" radius="sm" tt="none" h="auto" styles={{ label: { whiteSpace: 'normal' } }}>
-                          Clocks change: {o.note}
-                        </Badge>
-                      )}
-                      {also && (
-                        <Text size="xs" c="dimmed" style={{ overflowWrap: 'anywhere' }}>
-                          {also}
-                        </Text>
-                      )}
-                    </Stack>
-                  ) : (
-                    <span style={{ whiteSpace: 'nowrap' }}>
-                      {day(o.at, c.zone) === first ? '' : `${day(o.at, c.zone)}, `}
-                      {time(o.at, c.zone)}
-                    </span>
-                  )}
+            <Fragment key={o.at}>
+              <Table.Tr style={remarks ? { borderBottom: 0 } : undefined}>
+                {shown.map((c, i) => (
+                  <Table.Td key={c.name} style={{ whiteSpace: 'nowrap' }}>
+                    {i > 0 && day(o.at, c.zone) === first ? '' : `${day(o.at, c.zone)}, `}
+                    {time(o.at, c.zone)}
+                  </Table.Td>
+                ))}
+                <Table.Td c="dimmed" style={{ whiteSpace: 'nowrap' }}>
+                  <RelativeTime at={o.at} />
                 </Table.Td>
-              ))}
-              <Table.Td c="dimmed" style={{ whiteSpace: 'nowrap' }}>
-                <RelativeTime at={o.at} />
-              </Table.Td>
-            </Table.Tr>
+              </Table.Tr>
+              {remarks && (
+                <Table.Tr>
+                  <Table.Td colSpan={shown.length + 1} pt={0}>
+                    {o.note && (
+                      <Group gap={4} wrap="nowrap" align="flex-start">
+                        <IconClockExclamation size={14} aria-hidden style={{ flexShrink: 0, marginTop: 2 }} />
+                        <Text size="xs" fw={600}>
+                          Clocks change: {o.note}
+                        </Text>
+                      </Group>
+                    )}
+                    {also && (
+                      <Text size="xs" c="dimmed" style={{ overflowWrap: 'anywhere' }}>
+                        {also}
+                      </Text>
+                    )}
+                  </Table.Td>
+                </Table.Tr>
+              )}
+            </Fragment>
           )
         })}
       </Table.Tbody>
     </Table>
+    </Table.ScrollContainer>
   )
 }

@@ -69,6 +69,8 @@ export function fieldKind(property: Property): FieldKind {
   return typeof values === 'object' && values.type === 'string' && !values.enum ? 'map' : 'json'
 }
 
+const titleOf = (name: string) => fieldName(name).replace(/\b(url|html|json|id)\b/gi, (word) => word.toUpperCase())
+
 /** A copy of the schema in which everything has a title, and the settings that make
  * the form library show each property by its field. */
 export function forForm(schema: Property): { schema: Property; ui: Json } {
@@ -79,7 +81,7 @@ export function forForm(schema: Property): { schema: Property; ui: Json } {
     for (const [name, property] of Object.entries(schema.properties)) {
       const kind = fieldKind(property)
       const inner = kind === 'plain' ? forForm(property) : { schema: property, ui: {} }
-      out.properties[name] = { title: fieldName(name), ...inner.schema }
+      out.properties[name] = { title: titleOf(name), ...inner.schema }
       ui[name] = inner.ui
       if (kind !== 'plain') ui[name] = { 'ui:field': kind }
       else if (property.type === 'string' && !property.enum && !property.pattern && (property.maxLength ?? 0) >= 4000) {

@@ -18,6 +18,9 @@ export function recordsFound(run: Pick<Execution, 'status' | 'result'>): number 
   return run.status === 'success' && typeof found === 'number' ? found : null
 }
 
+// The sentence first, then the numbers.
+const told = ({ message, ...rest }: Json): Json => (message === undefined ? rest : { message, ...rest })
+
 type Props = { name: string; trial: Trial | null; opened: boolean; close: () => void; again: () => void; onEnd: (run: Execution) => void }
 
 export function TrialDrawer({ name, trial, opened, close, again, onEnd }: Props) {
@@ -54,7 +57,7 @@ function Running({ trial, close, again, onEnd }: { trial: Trial; close: () => vo
               Result
             </Title>
             {run.result ? (
-              <Fields of={run.result as Json} label="Result of the trial" />
+              <Fields of={told(run.result)} label="Result of the trial" />
             ) : (
               <Text size="sm" c="dimmed">
                 It left no result{run.error ? `: ${run.error}` : '.'}
