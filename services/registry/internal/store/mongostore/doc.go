@@ -94,11 +94,12 @@
 //
 // A step of a roll-up reads what settled since the last one, and a little before,
 // because writes that are under way at the same time become visible in any order.
-// It does not add to what was counted: it counts whole minutes of that logical
-// time anew, and sets what each job and quarter of an hour got from that minute,
-// which may happen any number of times. A record settles but once, unless it is
-// corrected: then it leaves the minute that it was in, notes which, and that one
-// is counted anew as well.
+// It does not add to what was counted: it counts whole slices of that logical
+// time, some seconds long, anew, and sets what each job and quarter of an hour got
+// from the slice, which may happen any number of times. A record settles but once,
+// unless it is corrected: then it leaves the slice that it was in, notes which, and
+// that one is counted anew as well. Slices are kept, and added up once a quarter of
+// an hour is long over, so that a year is read without them.
 //
 // Steps have numbers. What one writes that was overtaken is refused where a later
 // one has written, and only the latest keeps how far it came. So an overtaken one
@@ -106,8 +107,8 @@
 //
 //	it writes before a later step does     that one, having read later, writes over it
 //	it writes where a later one has        it is refused
-//	it wrote what a later one had not read that one does not come so far: the next counts the minute anew
-//	a record left while it read            the note of the record has its old minute counted anew
+//	it wrote what a later one had not read that one does not come so far: the next counts the slice anew
+//	a record left while it read            the note of the record has its old slice counted anew
 //
 // Whoever finds a step at work waits for it to be over; some seconds at most, for
 // it may have died.

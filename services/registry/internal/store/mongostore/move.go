@@ -126,6 +126,9 @@ func (s *Store) export(ctx context.Context, kind move.Kind, yield func(move.Reco
 		return err
 	case move.Users:
 		return each(ctx, s.users, bson.D{}, byID1, func(d *user) error {
+			if d.Removed {
+				return nil
+			}
 			return yield(move.User{User: d.decode()})
 		})
 	case move.Tokens:

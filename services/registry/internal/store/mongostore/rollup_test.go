@@ -12,6 +12,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
+	"github.com/almanac-scheduler/almanac/services/registry/internal/move"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/standintest"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
 )
@@ -109,7 +110,7 @@ func (h *history) ended(jobID string, status job.Status, minute, second int) str
 	h.n++
 	completed := minutes(minute).Add(7 * time.Millisecond)
 	e := &job.Execution{
-		ID: fmt.Sprintf("exec_h_m_%04d", h.n), JobID: jobID, Trigger: job.TriggerManual, ScheduledFor: minutes(minute).Add(time.Duration(h.n) * time.Millisecond),
+		ID: job.ExecutionID(jobID, job.TriggerManual, fmt.Sprintf("%04d", h.n)), JobID: jobID, Trigger: job.TriggerManual, ScheduledFor: minutes(minute).Add(time.Duration(h.n) * time.Millisecond),
 		CreatedAt: noon, Status: status, StartedAt: completed.Add(-time.Duration(h.n) * time.Second), CompletedAt: completed,
 	}
 	d := toExecution(e)
@@ -181,6 +182,11 @@ func TestRollUpSteps(t *testing.T) {
 	countedRight(t, s, "a late result")
 	h.state(b.ID, job.StateFailing)
 
+	// One that was under way appears behind a slice that was begun.
+	h.ended(a.ID, job.TimedOut, 3, 4999)
+	rollUpAll(t, s)
+	countedRight(t, s, "a late appearance, a slice before")
+
 	// What was unknown turns out to have ended otherwise, at another time.
 	h.corrected(lost, job.Success, -30, 6000)
 	rollUpAll(t, s)
@@ -228,9 +234,10 @@ func TestRollUpOfAnOldDatabase(t *testing.T) {
 	s.rollUpAtOnce = 3
 	j := create(t, s)
 	h := &history{t, s, 0}
+	lost := ""
 	for i := range 5 {
 		h.ended(j.ID, job.Success, i, 0)
-		h.ended(j.ID, job.Failed, 40*i, 0)
+		lost = h.ended(j.ID, job.Failed, 40*i, 0)
 		if a := perform(t.Context(), t, s, fireOf(create(t, s), "ann")); a.Outcome != store.Done {
 			t.Fatalf("%+v", a)
 		}
@@ -239,7 +246,7 @@ func TestRollUpOfAnOldDatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	// One of them is found to have ended otherwise, before anybody counts.
-	e, err := s.Execution(t.Context(), "exec_h_m_0002")
+	e, err := s.Execution(t.Context(), lost)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,6 +302,54 @@ func TestRollUpsThatAreOvertaken(t *testing.T) {
 			return
 		}
 	}
+}
+
+// TestAnEarlierStepThatReadLater writes first what a later one, which read before
+// it, writes over; then it may not say that all was counted.
+func TestAnEarlierStepThatReadLater(t *testing.T) {
+	uri := newDatabase(t, standintest.Start(t).URI)
+	var ha, hb hooks
+	a, b, s := begin(t, uri, ha.tune), begin(t, uri, hb.tune), begin(t, uri, nil)
+	past := &history{t, s, 0}
+	j := create(t, s)
+	past.ended(j.ID, job.Success, 1, 1)
+	rollUpAll(t, s)
+	past.ended(j.ID, job.Success, 2, 2)
+
+	// What a step sends: two reads, its number, a read, and three writes.
+	const reads, writes, finishes = 3, 4, 6
+	stop := func(reached chan<- int, n int, next chan struct{}) {
+		reached <- n
+		<-next
+	}
+	reached, goA, goB := make(chan int), make(chan struct{}), make(chan struct{})
+	ha.arm(reads, func() {
+		stop(reached, reads, goA)
+		ha.before, ha.act = finishes, func() { stop(reached, finishes, goA) }
+	})
+	hb.arm(writes, func() { stop(reached, writes, goB) })
+	var earlier, later sync.WaitGroup
+	step := func(s *Store, over *sync.WaitGroup) {
+		over.Go(func() {
+			if more, err := s.RollUp(t.Context(), noon); more || err != nil {
+				t.Error(more, err)
+			}
+		})
+	}
+	step(a, &earlier)
+	<-reached // before it reads
+	forgetStep(t, s)
+	step(b, &later)
+	<-reached // it has read
+	past.ended(j.ID, job.Failed, 3, 3)
+	goA <- struct{}{}
+	<-reached // it has written what the other has not read
+	goB <- struct{}{}
+	later.Wait()
+	goA <- struct{}{}
+	earlier.Wait()
+	rollUpAll(t, s)
+	countedRight(t, s, "an earlier step that read later")
 }
 
 // forgetStep takes off the mark of a step that is at work.
@@ -401,5 +456,56 @@ func TestRollUpsAtOnce(t *testing.T) {
 	settled, err := a.executions.CountDocuments(t.Context(), bson.D{present("settled")})
 	if err != nil || settled != 20 {
 		t.Errorf("%d settled (%v)", settled, err)
+	}
+}
+
+// TestWhatMovesIsCounted takes records in, also such as ended before what was
+// counted already.
+func TestWhatMovesIsCounted(t *testing.T) {
+	server := standintest.Start(t)
+	from, to := begin(t, newDatabase(t, server.URI), nil), begin(t, newDatabase(t, server.URI), nil)
+	h := &history{t, from, 0}
+	j := create(t, from)
+	for i := range 4 {
+		h.ended(j.ID, job.Success, 100-i, i)
+		h.ended(j.ID, job.Failed, i, i)
+	}
+	for _, user := range []string{"ann", "bob"} {
+		addUser(t, from, user, "admin")
+		addToken(t, from, "token of "+user, user)
+	}
+	// Whoever removed her died after the first write.
+	if _, err := update(t.Context(), from.users, byID("bob"), set(bson.E{Key: "removed", Value: true}, bson.E{Key: "owes", Value: true})); err != nil {
+		t.Fatal(err)
+	}
+	if err := from.Finish(t.Context(), noon); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range move.Kinds {
+		for r, err := range from.Export(t.Context(), kind) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n, err := to.Import(t.Context(), []move.Record{r}); err != nil || n != 1 {
+				t.Fatalf("%s %s: %d imported, %v", kind, r.Key(), n, err)
+			}
+			if kind == move.Executions {
+				rollUpAll(t, to)
+			}
+		}
+	}
+	if n, err := to.executions.CountDocuments(t.Context(), bson.D{present("settled")}); err != nil || n != 8 {
+		t.Errorf("%d records have moved (%v)", n, err)
+	}
+	countedRight(t, to, "moved")
+	(&history{t, to, 0}).state(j.ID, job.StateOK)
+	if got := standsOf(t, to, "bob"); got.there {
+		t.Errorf("who was removed is there: %+v", got)
+	}
+	if token, _, err := to.TokenOwner(t.Context(), "token of ann"); err != nil || token.Kind != store.TokenPersonal {
+		t.Errorf("%+v (%v)", token, err)
+	}
+	if got := auditsOf(t, to, "bob"); got["user.create"] != 1 || got["token.create"] != 1 {
+		t.Errorf("audits: %v", got)
 	}
 }
