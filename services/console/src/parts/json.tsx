@@ -51,7 +51,7 @@ export function columnsOf(value: unknown): string[] | null {
 /** Flat objects of the same kind, a row for each. */
 function Rows({ of, columns }: { of: Json[]; columns: string[] }) {
   return (
-    <Box style={{ overflowX: 'auto' }} tabIndex={0} role="region" aria-label="Table">
+    <Box style={{ overflowX: 'auto' }} tabIndex={0} role="group" aria-label="Table">
       <Table verticalSpacing={4}>
         <Table.Thead>
           <Table.Tr>
