@@ -265,6 +265,8 @@ export function Next() {
     <Panel title="What comes next" query={next} room={190}>
       {({ jobs, total }) => {
         const planned = jobs.filter((job) => job.next_run_at)
+        // Those without a next run come last, and are none of this list's.
+        const known = planned.length < jobs.length ? (page - 1) * nextPerPage + planned.length : total
         return (
           <>
             {planned.length === 0 ? (
@@ -292,7 +294,7 @@ export function Next() {
                 ))}
               </Rows>
             )}
-            <Pages label="Pages of what comes next" total={total} size={nextPerPage} page={page} turn={turn} />
+            <Pages label="Pages of what comes next" total={known} size={nextPerPage} page={page} turn={turn} />
           </>
         )
       }}

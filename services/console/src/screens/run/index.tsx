@@ -113,7 +113,7 @@ function Told({ run, log, over, trouble, again }: ReturnType<typeof useRun> & { 
             {story(run, now)}
           </Text>
         </Group>
-        {run.job_id === trials && <Hint icon="trial">A trial of a job that was not saved{run.parameters.dryRun === true ? '; a dry run, which changes nothing' : ''}.</Hint>}
+        {run.job_id === trials && <Hint icon="trial">A trial of a job that was not saved{run.parameters.dryRun === true ? '; a dry run, which changes nothing' : ''}. It is run again from the editor.</Hint>}
         {run.job_id !== trials && run.parameters.dryRun === true && <Hint icon="trial">A dry run: it only looks, and changes nothing.</Hint>}
         {run.job_id === notifications && <Hint>It tells somebody how another run ended.</Hint>}
         {other && (
@@ -129,7 +129,7 @@ function Told({ run, log, over, trouble, again }: ReturnType<typeof useRun> & { 
           </Text>
         )}
         {run.status !== 'unknown' && advice(run) && <Hint>{advice(run)}</Hint>}
-        {isOver && refusal && <Text size="sm" c="dimmed">It cannot be run again from here. {refusal}</Text>}
+        {isOver && refusal && !nobodys && <Text size="sm" c="dimmed">It cannot be run again from here. {refusal}</Text>}
       </Stack>
       {run.status === 'unknown' && <ResolveRun run={run} advice={advice(run)} />}
       <RunProgress run={run} />
@@ -305,13 +305,13 @@ function Facts({ run, job, deleted, template }: { run: Execution; job: Job | nul
       ),
     ],
     ['Template', template],
-    ['Started', triggerInWords(run.triggered_by, run.triggered_by_user)],
+    ['Triggered', triggerInWords(run.triggered_by, run.triggered_by_user)],
     ['Scheduled for', <When at={run.scheduled_for} />],
   ]
-  if (run.started_at) facts.push(['Start', <When at={run.started_at} />])
-  if (run.completed_at) facts.push(['End', <When at={run.completed_at} />])
+  if (run.started_at) facts.push(['Started', <When at={run.started_at} />])
+  if (run.completed_at) facts.push(['Ended', <When at={run.completed_at} />])
   if (run.duration_seconds !== null) facts.push(['Took', duration(run.duration_seconds)])
-  if (wait !== null) facts.push(['Waited before', duration(wait)])
+  if (wait !== null) facts.push(['Waited', duration(wait)])
   if (run.missed_count !== null && run.missed_from && run.missed_until) {
     facts.push(['Times skipped', run.missed_count.toLocaleString('en')], ['First of them', <When at={run.missed_from} />], ['Last of them', <When at={run.missed_until} />])
   }

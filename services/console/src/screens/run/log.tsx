@@ -136,7 +136,7 @@ export function RunLog({ log, startedAt, live, name, height, choice, told }: Pro
           aria-label="Search the log"
           placeholder="Search the log"
           size="sm"
-          w={{ base: '100%', xs: 190 }}
+          w={{ base: '100%', xs: 175 }}
           leftSection={<IconSearch size={15} aria-hidden />}
           value={find}
           onChange={(e) => setFind(e.currentTarget.value)}
@@ -158,7 +158,7 @@ export function RunLog({ log, startedAt, live, name, height, choice, told }: Pro
             </Tool>
           </Group>
         )}
-        <Group gap={6} role="group" aria-label="Show only these levels">
+        <Group gap={4} role="group" aria-label="Show only these levels">
           <Chip.Group multiple value={only} onChange={(value) => setOnly(value as Level[])}>
             {levels
               .filter((level) => log.counts[level] > 0 || only.includes(level))
