@@ -41,10 +41,10 @@ test('a newcomer makes a clean-up that runs daily, tries it and sees its first r
   await someone.click(page.getByRole('link', { name: 'New job' }).first())
   await someone.click(page.getByRole('link', { name: /^Database Cleanup/ }).or(page.getByRole('button', { name: /^Database Cleanup/ })).first())
 
-  await someone.click(page.getByRole('combobox', { name: /collection/i }).or(page.getByRole('textbox', { name: /collection/i })).first())
+  await someone.click(page.getByRole('combobox', { name: 'Collection' }))
   await someone.click(page.getByRole('option', { name: 'sessions' }))
-  await someone.type(page.getByLabel('Field', { exact: false }).first(), 'lastActive')
-  await someone.type(page.getByLabel('Number', { exact: false }).first(), '6')
+  await someone.type(page.getByRole('textbox', { name: 'Field', exact: true }), 'lastActive')
+  await someone.type(page.getByRole('textbox', { name: 'Number', exact: true }), '6')
   // Daily at 02:00 is what the form begins with.
   await expect(page.getByText('02:00').first()).toBeVisible()
 
@@ -56,7 +56,7 @@ test('a newcomer makes a clean-up that runs daily, tries it and sees its first r
   await someone.click(drawer.getByRole('button', { name: 'Close' }).first())
   await someone.click(page.getByRole('button', { name: /^(Save|Create)/ }).first())
   await expect(page).toHaveURL(/\/jobs\/job_/)
-  await expect(page.getByText(/first run/i).first()).toBeVisible()
+  await expect(page.getByText(/runs first|first run|for the first time/i).first()).toBeVisible()
   const job = page.url().split('/').pop()!.split('?')[0]!
   await someone.click(page.getByRole('button', { name: 'Run now' }))
   await someone.click(page.getByRole('dialog').getByRole('button', { name: 'Start the run' }))
