@@ -32,6 +32,9 @@ const (
 	healthEvery = time.Second
 	tidyEvery   = time.Hour
 	rollUpEvery = 2 * time.Second
+	// Each of those that share a store counts what ended, and reads what the
+	// last seconds hold anew.
+	rollUpShared = 10 * time.Second
 	learnEvery  = 5 * time.Second       // what was announced at other registries
 	readyEvery  = 20 * time.Millisecond // until it is
 	mostRollUps = 50                    // steps in a row
@@ -145,7 +148,11 @@ func runOn(ctx context.Context, cfg Config, s store.Store, executorToken string,
 	})
 	parts.Go(func() {
 		var quiet bool // since the last success, a failure was told
-		every(serving, rollUpEvery, func() {
+		pace := rollUpEvery
+		if shares(s) {
+			pace = rollUpShared
+		}
+		every(serving, pace, func() {
 			err := rollUp(serving, s)
 			if err != nil && !quiet && serving.Err() == nil {
 				log.Warn("what ended could not be counted", zap.Error(err))
@@ -173,10 +180,16 @@ func rollUp(ctx context.Context, s store.Insight) error {
 	return nil
 }
 
+// shares tells whether the store may have several registries.
+func shares(s store.Store) bool {
+	shared, ok := s.(interface{ Shared() bool })
+	return ok && shared.Shared()
+}
+
 // replica is what this registry is called among those that share the store, or
 // nothing where it is the only one.
 func replica(cfg Config, s store.Store) store.Replica {
-	if shared, ok := s.(interface{ Shared() bool }); !ok || !shared.Shared() {
+	if !shares(s) {
 		return store.Replica{}
 	}
 	version, _ := build()
