@@ -16,7 +16,7 @@ function Value({ value, depth }: { value: unknown; depth: number }): ReactNode {
   if (typeof value === 'boolean') return value ? 'yes' : 'no'
   if (typeof value === 'number') return value.toLocaleString('en')
   if (typeof value === 'string') {
-    if (/^https?:\/\/\S+$/.test(value)) return <Anchor href={value} target="_blank" rel="noreferrer" size="sm">{value}</Anchor>
+    if (/^https?:\/\/\S+$/.test(value)) return <Anchor href={value} target="_blank" rel="noreferrer" size="sm" style={{ overflowWrap: 'anywhere' }}>{value}</Anchor>
     return <span style={{ overflowWrap: 'anywhere', whiteSpace: 'pre-wrap' }}>{value}</span>
   }
   if (Array.isArray(value)) {
@@ -56,7 +56,7 @@ function Rows({ of, columns }: { of: Json[]; columns: string[] }) {
         <Table.Thead>
           <Table.Tr>
             {columns.map((name) => (
-              <Table.Th key={name} scope="col" fw={500}>{fieldName(name)}</Table.Th>
+              <Table.Th key={name} scope="col" fw={500} ta={of.every((row) => typeof row[name] === 'number') ? 'end' : undefined}>{fieldName(name)}</Table.Th>
             ))}
           </Table.Tr>
         </Table.Thead>
