@@ -61,7 +61,7 @@ createRoot(root).render(
       <QueryClientProvider client={queries}>
         <LiveProvider>
           <ModalsProvider>
-            <Notifications position="top-right" />
+            <Notifications position="bottom-right" />
             <RouterProvider router={router} />
           </ModalsProvider>
         </LiveProvider>
