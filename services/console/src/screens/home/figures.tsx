@@ -57,7 +57,7 @@ export function Figures({ overview }: { overview: { data: Overview | undefined }
             )
           }
         >
-          {stand && (stand.enabled_jobs === stand.jobs ? 'all enabled' : `${count(stand.enabled_jobs)} enabled`)}
+          {stand && (stand.jobs === 0 ? 'none yet' : stand.enabled_jobs === stand.jobs ? 'all enabled' : `${count(stand.enabled_jobs)} enabled`)}
         </Figure>
       </SimpleGrid>
     </SimpleGrid>

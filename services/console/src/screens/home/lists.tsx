@@ -140,7 +140,7 @@ export function Attention({ overview }: { overview: Overview | undefined }) {
   const failed = useQuery({ ...activityQuery({ state: 'failed', page, limit: failuresRead }), refetchInterval: every(3000) })
   const behind = overview?.backlog_since && new Date(overview.backlog_since).getTime() < now - 60_000 ? overview : null
   return (
-    <Panel title="Failed or late" aside={<Text size="xs" c="dimmed">in the last 24 hours</Text>} query={failed} room={120}>
+    <Panel title="Failed or late" aside={<Text size="xs" c="dimmed">in the last 24 hours</Text>} query={failed} room={60}>
       {({ executions, total }) => {
         const groups = byJob(executions)
         const most = 6
@@ -262,7 +262,7 @@ export function Next() {
   const [page, turn] = usePage('next')
   const next = useQuery({ ...jobsQuery({ enabled: true, sort: 'next_run_at', runs: 0, page, limit: nextPerPage }), refetchInterval: every(3000) })
   return (
-    <Panel title="What comes next" query={next} room={190}>
+    <Panel title="What comes next" query={next} room={110}>
       {({ jobs, total }) => {
         const planned = jobs.filter((job) => job.next_run_at)
         // Those without a next run come last, and are none of this list's.
@@ -310,7 +310,7 @@ export function Workers() {
   const workers = useQuery({ ...workersQuery(), refetchInterval: every(3000) })
   const most = 6
   return (
-    <Panel title="Workers" more={{ to: '/workers', name: workers.data && workers.data.length > most ? `All ${count(workers.data.length)}` : 'Details' }} query={workers} room={80}>
+    <Panel title="Workers" more={{ to: '/workers', name: workers.data && workers.data.length > most ? `All ${count(workers.data.length)}` : 'Details' }} query={workers} room={60}>
       {(list) =>
         list.length === 0 ? (
           <Text size="sm" c="dimmed">
@@ -357,9 +357,12 @@ export function NoWorkers() {
   return (
     <Alert icon={<IconPlugConnectedX aria-hidden />} color="red" variant="outline" role="alert" title="No worker is connected: nothing runs" styles={{ title: { color: 'var(--mantine-color-error)' }, message: { color: 'var(--mantine-color-text)' } }}>
       <Text size="sm">
-        Jobs stay planned, and what is due waits; nothing is lost meanwhile. Start one on any machine that reaches this registry:{' '}
-        <Code>executor --registries HOST:9090 --token-file FILE</Code>, with the executors' token in the file. If one should be running, its log says why it cannot connect.
+        Jobs stay planned, and what is due waits; nothing is lost meanwhile. Start one on any machine that reaches this registry, with the executors' token in a file. If one should be running, its log says
+        why it cannot connect.
       </Text>
+      <Code block mt="xs" tabIndex={0}>
+        executor --registries HOST:9090 --token-file FILE
+      </Code>
     </Alert>
   )
 }

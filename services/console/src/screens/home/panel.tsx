@@ -1,4 +1,4 @@
-import { Anchor, Group, Paper, Skeleton, Stack, Title } from '@mantine/core'
+import { Anchor, Group, Paper, Skeleton, Stack, Text, Title } from '@mantine/core'
 import type { ReactNode } from 'react'
 import { Link } from 'react-router'
 import { ErrorNotice } from '../../parts/page'
@@ -27,7 +27,12 @@ export function Panel<T>({ title, aside, more, query, room, children }: { title:
       <div style={{ minHeight: room }}>
         {query.data !== undefined ? (
           <>
-            {query.error ? <ErrorNotice error={query.error} retry={() => void query.refetch()} title="What you see may be out of date" /> : null}
+            {/* In short: when all parts fail at once, the screen says why above them. */}
+            {query.error ? (
+              <Text size="xs" c="dimmed" mb="xs" role="status">
+                This may be out of date: the registry did not answer.
+              </Text>
+            ) : null}
             {children(query.data)}
           </>
         ) : query.error ? (

@@ -209,7 +209,7 @@ export function ResolveRun({ run, advice }: { run: Execution; advice: string | n
         <form onSubmit={(event) => void submit(event)} noValidate>
           <Stack>
             <Radio.Group label="What you found" required value={status} onChange={(value) => setStatus(value as Ending)} error={tried && !status ? 'Choose what you found.' : undefined}>
-              <Stack gap="xs" mt="xs">
+              <Stack gap="xs" my="xs">
                 <Radio value="success" label="Success: it did its work" />
                 <Radio value="failed" label="Failed: it did not, or only in part" />
                 <Radio value="cancelled" label="Cancelled: its work is not wanted any more" />

@@ -1,18 +1,18 @@
 // One run: how it stands and why, its log, and what can be done about it.
 import { Anchor, Box, Button, Code, Collapse, CopyButton, Grid, Group, Paper, Stack, Table, Text, Title } from '@mantine/core'
 import { useDisclosure } from '@mantine/hooks'
-import { IconAlertTriangle, IconCalendarTime, IconFlask } from '@tabler/icons-react'
+import { IconCalendarTime, IconFlask, IconInfoCircle } from '@tabler/icons-react'
 import { useQuery } from '@tanstack/react-query'
 import { Fragment, type ReactNode } from 'react'
 import { Link, useParams, useSearchParams } from 'react-router'
 import { ApiError } from '../../api/client'
 import { jobQuery, templatesQuery } from '../../api/queries'
-import type { Execution, Job, Notice } from '../../api/types'
+import type { Execution, Job, Json, Notice } from '../../api/types'
 import { Copyable, Fields } from '../../parts/json'
 import { EmptyState, ErrorNotice, Page, Waiting } from '../../parts/page'
 import { ended, StatusBadge } from '../../parts/status'
 import { TemplateIcon } from '../../parts/template-icon'
-import { absolute, Countdown, duration, RelativeTime, useNow } from '../../parts/time'
+import { absolute, duration, RelativeTime, useNow } from '../../parts/time'
 import { triggerInWords } from '../../parts/words'
 import { useMay } from '../../shell/session'
 import { CancelRun, ResolveRun, RunAgain } from './actions'
@@ -63,6 +63,7 @@ function Told({ run, log, over, trouble, again }: ReturnType<typeof useRun> & { 
   const unread = !nobodys && !known && !(job.error instanceof ApiError && job.error.status === 404)
   const refusal = unread ? null : notAgain(run, known, template, superAdmin)
   const other = /\bexec_[\w-]+/.exec(run.reason ?? '')?.[0]
+  const about = run.job_id === notifications ? (run.parameters.data as Json | undefined)?.execution_id : undefined
 
   const choice: LogChoice = {
     levels: levels.filter((level) => search.get('levels')?.split(',').includes(level)),
@@ -115,17 +116,26 @@ function Told({ run, log, over, trouble, again }: ReturnType<typeof useRun> & { 
         </Group>
         {run.job_id === trials && <Hint icon="trial">A trial of a job that was not saved{run.parameters.dryRun === true ? '; a dry run, which changes nothing' : ''}. It is run again from the editor.</Hint>}
         {run.job_id !== trials && run.parameters.dryRun === true && <Hint icon="trial">A dry run: it only looks, and changes nothing.</Hint>}
-        {run.job_id === notifications && <Hint>It tells somebody how another run ended.</Hint>}
+        {run.job_id === notifications && (
+          <Hint>
+            It tells somebody how another run ended
+            {typeof about === 'string' ? (
+              <>
+                :{' '}
+                <Anchor component={Link} to={`/runs/${about}`} size="sm">
+                  that run
+                </Anchor>
+              </>
+            ) : (
+              '.'
+            )}
+          </Hint>
+        )}
         {other && (
           <Text size="sm">
             <Anchor component={Link} to={`/runs/${other}`}>
               Look at the run that was in the way
             </Anchor>
-          </Text>
-        )}
-        {run.next_attempt_at && run.status === 'retrying' && (
-          <Text size="sm">
-            Next attempt in <Countdown at={run.next_attempt_at} />
           </Text>
         )}
         {run.status !== 'unknown' && advice(run) && <Hint>{advice(run)}</Hint>}
@@ -159,7 +169,7 @@ function Told({ run, log, over, trouble, again }: ReturnType<typeof useRun> & { 
 }
 
 function Hint({ icon, children }: { icon?: 'trial'; children: ReactNode }) {
-  const Icon = icon === 'trial' ? IconFlask : IconAlertTriangle
+  const Icon = icon === 'trial' ? IconFlask : IconInfoCircle
   return (
     <Group gap="xs" wrap="nowrap" align="flex-start">
       <Icon size={18} aria-hidden style={{ flex: 'none', marginTop: 2 }} color="var(--mantine-color-dimmed)" />

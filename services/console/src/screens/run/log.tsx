@@ -44,7 +44,7 @@ export function RunLog({ log, startedAt, live, name, height, choice, told }: Pro
   const [sinceStart, setSinceStart] = useState(false)
   const [follow, setFollow] = useState(live)
   const [atEnd, setAtEnd] = useState(true)
-  const [grows] = useState(live) // then it has its full height from the start: nothing below it moves
+  const [expecting] = useState(live) // has some room from the start, so that less below it moves
   const lastTop = useRef(0)
   const toReveal = useRef(false)
 
@@ -192,7 +192,7 @@ export function RunLog({ log, startedAt, live, name, height, choice, told }: Pro
         <div
           ref={scroller}
           className={wrap ? `${classes.scroller} ${classes.wrapped}` : classes.scroller}
-          style={grows ? { height } : { maxHeight: height, minHeight: 84 }}
+          style={{ maxHeight: height, minHeight: expecting ? 240 : 84 }}
           role="log"
           aria-label="Log"
           aria-live={live && follow && quiet ? 'polite' : 'off'}

@@ -63,7 +63,7 @@ export function story(run: Execution, now: number): string {
       const times = count > 1 ? `${count.toLocaleString('en')} runs` : 'This run'
       const span = count > 1 && run.missed_from && run.missed_until ? `, from ${absolute(run.missed_from)} to ${absolute(run.missed_until)},` : ''
       const verb = count > 1 ? 'were skipped' : 'was skipped'
-      if (run.reason?.startsWith('missed')) return `${times}${span} ${verb}: nobody was there to start ${count > 1 ? 'them' : 'it'} in time (${plainReason(run.reason)}).`
+      if (run.reason?.startsWith('missed')) return `${times}${span} ${verb}: nobody was there to start ${count > 1 ? 'them' : 'it'} in time.`
       if (run.reason?.startsWith('overlap')) return `${times}${span} ${verb}: the run before was not over, and this job's runs may not overlap.`
       return withCause(`${times}${span} ${verb}`, plainReason(run.reason))
     }
