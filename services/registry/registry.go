@@ -35,9 +35,9 @@ const (
 	// Each of those that share a store counts what ended, and reads what the
 	// last seconds hold anew.
 	rollUpShared = 10 * time.Second
-	learnEvery  = 5 * time.Second       // what was announced at other registries
-	readyEvery  = 20 * time.Millisecond // until it is
-	mostRollUps = 50                    // steps in a row
+	learnEvery   = 5 * time.Second       // what was announced at other registries
+	readyEvery   = 20 * time.Millisecond // until it is
+	mostRollUps  = 50                    // steps in a row
 )
 
 // Run is a registry from its start to the end of ctx. It returns nil when ctx
