@@ -179,28 +179,30 @@ type ComparisonProps = { row: Row; fieldError?: string; valueError?: string; cha
 function Comparison({ row, fieldError, valueError, change, remove }: ComparisonProps) {
   const operator = operatorOf(row.operator)
   return (
-    <div className={classes.row} role="group" aria-label={`Comparison of ${row.field || 'a field'}`}>
-      <TextInput
-        className={classes.grow}
-        aria-label="Field"
-        placeholder="Field, such as lastActive"
-        value={row.field}
-        onChange={(e) => change({ ...row, field: e.currentTarget.value })}
-        error={fieldError}
-        spellCheck={false}
-        autoCapitalize="none"
-      />
-      <Select
-        className={classes.grow}
-        aria-label="Comparison"
-        data={operators.map((o) => ({ value: o.id, label: o.words }))}
-        allowDeselect={false}
-        searchable
-        maxDropdownHeight={320}
-        value={row.operator}
-        onChange={(id) => id && change(withOperator(row, id))}
-      />
-      <ValueOf row={row} takes={operator.takes} error={valueError} change={change} />
+    <div className={classes.comparison} role="group" aria-label={`Comparison of ${row.field || 'a field'}`}>
+      <div className={classes.row}>
+        <TextInput
+          className={classes.grow}
+          aria-label="Field"
+          placeholder="Name of a field"
+          value={row.field}
+          onChange={(e) => change({ ...row, field: e.currentTarget.value })}
+          error={fieldError}
+          spellCheck={false}
+          autoCapitalize="none"
+        />
+        <Select
+          className={classes.grow}
+          aria-label="Comparison"
+          data={operators.map((o) => ({ value: o.id, label: o.words }))}
+          allowDeselect={false}
+          searchable
+          maxDropdownHeight={320}
+          value={row.operator}
+          onChange={(id) => id && change(withOperator(row, id))}
+        />
+        <ValueOf row={row} takes={operator.takes} error={valueError} change={change} />
+      </div>
       <Remove label="Remove this comparison" onClick={remove} />
     </div>
   )

@@ -256,7 +256,7 @@ function problemOf(row: Row): Problem[] {
   const found: Problem[] = []
   const say = (part: Problem['part'], message: string) => found.push({ row: row.id, part, message })
   const field = row.field.trim()
-  if (!field) say('field', 'Name the field to compare')
+  if (!field) say('field', 'Name a field')
   else if (field.length > 200) say('field', 'At most 200 characters')
   else if (field.split('.').some((p) => !p || p.startsWith('$'))) say('field', 'No empty parts between dots, and none that begins with $')
   const { takes } = operatorOf(row.operator)

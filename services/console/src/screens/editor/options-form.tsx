@@ -20,13 +20,14 @@ export function OptionsForm({ value, onChange, violations }: Props) {
     <Stack gap="md">
       <SimpleGrid cols={{ base: 1, sm: 2 }} spacing="md">
         <TextInput label="Tries after a failure" inputMode="numeric" value={value.retries} onChange={(e) => set({ retries: e.currentTarget.value })} error={wrong('retry_policy.max_retries')} />
-        <SpanInput label="Time between tries" value={value.delay} onChange={(delay) => set({ delay })} error={wrong('retry_policy.retry_delay_seconds')} />
+        <SpanInput label="Wait between tries" value={value.delay} onChange={(delay) => set({ delay })} error={wrong('retry_policy.retry_delay_seconds')} />
         <SpanInput label="Stopped after" value={value.timeout} onChange={(timeout) => set({ timeout })} error={wrong('timeout_seconds')} />
         <Select
-          label="While the last run still goes on"
+          label="Overlapping runs"
+          description="Due while the last one still goes on"
           data={[
-            { value: 'forbid', label: 'the next one is skipped' },
-            { value: 'allow', label: 'the next one starts all the same' },
+            { value: 'forbid', label: 'are skipped' },
+            { value: 'allow', label: 'start all the same' },
           ]}
           allowDeselect={false}
           value={value.overlap}
@@ -34,7 +35,8 @@ export function OptionsForm({ value, onChange, violations }: Props) {
           error={wrong('overlap_policy')}
         />
         <Select
-          label="Runs missed by more than a minute"
+          label="Missed runs"
+          description="More than a minute late"
           data={[
             { value: 'run_once', label: 'are made up for by one run' },
             { value: 'skip', label: 'are left out' },
@@ -44,7 +46,7 @@ export function OptionsForm({ value, onChange, violations }: Props) {
           onChange={(missed) => set({ missed: missed === 'skip' ? 'skip' : 'run_once' })}
           error={wrong('missed_policy')}
         />
-        <NumberInput label="Priority" description="From -10 to 10: of runs that wait, the higher starts first" min={-10} max={10} allowDecimal={false} value={value.priority} onChange={(n) => set({ priority: Number(n) || 0 })} error={wrong('priority')} />
+        <NumberInput label="Priority" description="Of runs that wait, the higher starts first" min={-10} max={10} allowDecimal={false} value={value.priority} onChange={(n) => set({ priority: Number(n) || 0 })} error={wrong('priority')} />
       </SimpleGrid>
       <TagsInput
         label="Tell of failures"

@@ -1,9 +1,10 @@
 // When a job runs: in words, as a cron expression, by an interval, once, or by hand.
 import { Button, Chip, Fieldset, Group, Input, MultiSelect, Select, Stack, Tabs, Text, TextInput } from '@mantine/core'
-import { useMemo } from 'react'
+import { useId, useMemo } from 'react'
 import type { Violation } from '../../api/client'
 import { cronSentence } from '../../parts/words'
 import { myZone, useNow } from '../../parts/time'
+import type { Span } from './draft'
 import { Folded } from './folded'
 import classes from './editor.module.css'
 import {
@@ -53,7 +54,7 @@ export function ScheduleForm(props: Props) {
       <Tabs value={value.tab} onChange={(tab) => tab && onChange(switchTab(value, tab as Tab))} keepMounted={false}>
         <Tabs.List aria-label="Kind of schedule" mb="md">
           {tabs.map((t) => (
-            <Tabs.Tab key={t.value} value={t.value}>
+            <Tabs.Tab key={t.value} value={t.value} className={classes.tab}>
               {t.label}
             </Tabs.Tab>
           ))}
@@ -287,28 +288,24 @@ function CronField({ name, word, onChange }: { name: FieldName; word: string; on
 
 // --- interval and once -------------------------------------------------------
 
-export function SpanInput({ label, description, value, onChange, error, units = Object.keys(secondsOf) as SpanUnit[] }: { label: string; description?: string; value: { every: string; unit: SpanUnit }; onChange: (value: { every: string; unit: SpanUnit }) => void; error?: string; units?: SpanUnit[] }) {
+type SpanProps = { label: string; value: Span; onChange: (value: Span) => void; error?: string }
+
+/** A number of seconds as a number and a unit. */
+export function SpanInput({ label, value, onChange, error }: SpanProps) {
+  const id = useId()
   return (
-    <div className={classes.row} style={{ flexWrap: 'nowrap', alignItems: 'flex-end' }}>
-      <TextInput
-        style={{ flex: 1 }}
-        maw={320}
-        label={label}
-        description={description}
-        inputMode="decimal"
-        value={value.every}
-        onChange={(e) => onChange({ ...value, every: e.currentTarget.value })}
-        error={error}
-        inputWrapperOrder={['label', 'description', 'error', 'input']}
-      />
-      <Select w={120} aria-label={`${label}, unit`} data={units.includes(value.unit) ? units : [value.unit, ...units]} allowDeselect={false} value={value.unit} onChange={(unit) => unit && onChange({ ...value, unit: unit as SpanUnit })} />
-    </div>
+    <Input.Wrapper id={id} label={label} error={error}>
+      <div style={{ display: 'flex', gap: 6 }}>
+        <TextInput id={id} style={{ flex: 1 }} maw={200} inputMode="decimal" value={value.every} onChange={(e) => onChange({ every: e.currentTarget.value, unit: value.unit })} error={!!error} />
+        <Select w={120} aria-label={`${label}, unit`} data={Object.keys(secondsOf)} allowDeselect={false} value={value.unit} onChange={(unit) => unit && onChange({ every: value.every, unit: unit as SpanUnit })} />
+      </div>
+    </Input.Wrapper>
   )
 }
 
 const IntervalPart = ({ value, onChange, wrong }: Part) => (
   <Stack gap="sm">
-    <SpanInput label="Every" value={value} onChange={(span) => onChange({ ...value, ...span })} error={wrong('interval_seconds')} />
+    <SpanInput label="Every" value={{ every: value.every, unit: value.unit }} onChange={(span) => onChange({ ...value, ...span })} error={wrong('interval_seconds')} />
     <TextInput
       type="datetime-local"
       maw={320}
@@ -345,10 +342,10 @@ function Clocks({ value, onChange, violations }: Props) {
       <div className={classes.row}>
         <Select
           className={classes.grow}
-          label="A time that is jumped over in spring"
+          label="Times jumped over in spring"
           data={[
-            { value: 'run_after', label: 'runs right after the jump' },
-            { value: 'skip', label: 'is left out that day' },
+            { value: 'run_after', label: 'run right after the jump' },
+            { value: 'skip', label: 'are left out that day' },
           ]}
           allowDeselect={false}
           value={value.gap}
@@ -356,10 +353,10 @@ function Clocks({ value, onChange, violations }: Props) {
         />
         <Select
           className={classes.grow}
-          label="A time that comes twice in autumn"
+          label="Times that come twice in autumn"
           data={[
-            { value: 'once', label: 'runs the first time only' },
-            { value: 'twice', label: 'runs both times' },
+            { value: 'once', label: 'run the first time only' },
+            { value: 'twice', label: 'run both times' },
           ]}
           allowDeselect={false}
           value={value.overlap}
