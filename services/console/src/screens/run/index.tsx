@@ -122,7 +122,7 @@ function Told({ run, log, over, trouble, again }: ReturnType<typeof useRun> & { 
             {typeof about === 'string' ? (
               <>
                 :{' '}
-                <Anchor component={Link} to={`/runs/${about}`} size="sm">
+                <Anchor component={Link} to={`/runs/${about}`} size="sm" underline="always">
                   that run
                 </Anchor>
               </>
