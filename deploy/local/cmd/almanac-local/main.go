@@ -21,6 +21,7 @@ import (
 	"github.com/almanac-scheduler/almanac/deploy/local/internal/local"
 	"github.com/almanac-scheduler/almanac/deploy/local/internal/mailsink"
 	"github.com/almanac-scheduler/almanac/deploy/local/internal/system"
+	"github.com/almanac-scheduler/almanac/pkg/telemetry"
 )
 
 func main() {
@@ -61,6 +62,7 @@ func benchCommand() *cobra.Command {
 				return err
 			}
 			config.Bin = filepath.Dir(self)
+			telemetry.CollectLessOften() // it shares the cores with what it measures
 			return bench.Run(cmd.Context(), config, cmd.OutOrStdout())
 		},
 	}
