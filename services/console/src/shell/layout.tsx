@@ -118,7 +118,7 @@ function Frame() {
             })}
         </AppShell.Section>
         <AppShell.Section>
-          <NavLink component="a" href="/docs/" label="API" leftSection={<Text span ff="monospace" size="xs" aria-hidden>{'{ }'}</Text>} />
+          <NavLink component="a" href="/docs" label="API" leftSection={<Text span ff="monospace" size="xs" aria-hidden>{'{ }'}</Text>} />
           <Text size="xs" c="dimmed" px="sm" pt={4}>
             {/* A build outside of a release has no version worth showing. */}
             {session.version.startsWith('(') ? '' : session.version}

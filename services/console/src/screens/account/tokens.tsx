@@ -34,7 +34,7 @@ export function Tokens() {
           </Button>
         </Group>
         <Text size="sm" c="dimmed" mb="sm" maw={720}>
-          For scripts and programs that use the <Anchor href="/docs/" size="sm" underline="always">API</Anchor> in your name. A token may do what you may; when your role changes, so does what it may do.
+          For scripts and programs that use the <Anchor href="/docs" size="sm" underline="always">API</Anchor> in your name. A token may do what you may; when your role changes, so does what it may do.
         </Text>
         <Loaded query={tokens}>
           {(all) => {

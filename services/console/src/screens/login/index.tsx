@@ -39,7 +39,7 @@ export function Component() {
           />
           <Text size="xs" c="dimmed">
             No account yet? A super admin makes one on the console's page Users; the first one is made with <code>registry user add</code>. Programs use
-            the <Anchor href="/docs/" size="xs" underline="always">API</Anchor>.
+            the <Anchor href="/docs" size="xs" underline="always">API</Anchor>.
           </Text>
         </Stack>
       </Paper>
