@@ -49,7 +49,7 @@ export function Definition({ job, template }: { job: Job; template: Template | u
           ) : (
             <Text size="sm">Dry runs only: it counts what it would delete, and deletes nothing.</Text>
           ))}
-        <Fields of={inWords(job.parameters, template)} label="Parameters" names={120} />
+        <Fields of={inWords(job.parameters, template)} label="Parameters" names={140} />
       </Part>
       <Part title="When" span={3}>
         <Text size="sm" fw={600}>{scheduleInWords(job.schedule)}</Text>

@@ -47,6 +47,7 @@ function RunForm({ job, template, refused, onClose }: { job: Job; template: Temp
   const [tried, setTried] = useState(false)
   const attempt = useRef({ of: '', key: '' })
   const { overrides, emptied } = choiceOf(job.parameters, parameters)
+  const { [dryRun]: _, ...others } = parameters
   const error = run.isIdle ? (refused ?? null) : run.error
   const deletes = destroys(template, parameters)
 
@@ -87,6 +88,7 @@ function RunForm({ job, template, refused, onClose }: { job: Job; template: Temp
             onChange={(event) => setParameters({ ...parameters, [dryRun]: event.currentTarget.checked })}
             disabled={fixed}
             label="Dry run"
+            aria-label="Dry run"
             description={
               fixed
                 ? 'A run that really deletes needs the role super admin; a dry run shows what it would do.'
@@ -108,7 +110,7 @@ function RunForm({ job, template, refused, onClose }: { job: Job; template: Temp
               <OverrideForm job={job} template={template} violations={violations} onChange={change} />
             </Suspense>
           ) : (
-            <Fields of={inWords(parameters, template)} label="Parameters of this run" />
+            <Fields of={inWords(others, template)} label="Parameters of this run" />
           )}
           {!fixed && !changing && template && Object.keys(job.parameters).length > 0 && (
             <Button variant="subtle" size="compact-sm" onClick={() => setChanging(true)} style={{ alignSelf: 'flex-start' }}>

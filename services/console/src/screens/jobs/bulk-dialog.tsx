@@ -62,7 +62,7 @@ export function BulkDialog({ action, jobs, templates, onClose, onDone }: { actio
           </Text>
         )}
         {phase === 'ask' && deletes.length > 0 && (
-          <Alert color="red" icon={<IconAlertTriangle aria-hidden />} title={`${count(deletes.length)} of them really delete${deletes.length === 1 ? 's' : ''}`} styles={{ title: { color: 'var(--mantine-color-error)' }, message: { color: 'var(--mantine-color-text)' } }}>
+          <Alert color="red" icon={<IconAlertTriangle aria-hidden />} title={`${deletes.length} of them really ${deletes.length === 1 ? 'deletes' : 'delete'}`} styles={{ title: { color: 'var(--mantine-color-error)' }, message: { color: 'var(--mantine-color-text)' } }}>
             <Stack gap="xs">
               <Text size="sm" style={{ overflowWrap: 'anywhere' }}>{deletes.map((job) => job.name).join(', ')}</Text>
               <Switch
@@ -70,6 +70,7 @@ export function BulkDialog({ action, jobs, templates, onClose, onDone }: { actio
                 disabled={!superAdmin}
                 onChange={(event) => setDry(event.currentTarget.checked)}
                 label="Only dry runs of these"
+                aria-label="Only dry runs of these"
                 description={superAdmin ? undefined : 'Runs that really delete need the role super admin.'}
               />
             </Stack>
@@ -90,7 +91,7 @@ export function BulkDialog({ action, jobs, templates, onClose, onDone }: { actio
                 <Table.Tr key={step.job.id}>
                   <Table.Td style={{ overflowWrap: 'anywhere' }}>{step.job.name}</Table.Td>
                   <Table.Td w="55%">
-                    <Outcome step={step} did={did} />
+                    <Outcome step={step} did={dry && deletes.some((job) => job.id === step.job.id) ? 'dry run started' : did} />
                   </Table.Td>
                 </Table.Tr>
               ))}

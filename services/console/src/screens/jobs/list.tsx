@@ -78,7 +78,7 @@ function RowMenu({ job, onAct }: { job: Job; onAct: (action: Action, job: Job) =
 // Drawn again only when the job itself has changed: lists of a hundred stay smooth.
 const Row = memo(function Row({ job, template, selected, onSelect, onAct }: RowProps) {
   return (
-    <Table.Tr bg={selected ? 'var(--mantine-primary-color-light)' : undefined}>
+    <Table.Tr bg={selected ? 'var(--mantine-color-default-hover)' : undefined}>
       <Table.Td>
         <Checkbox aria-label={`Select ${job.name}`} checked={selected} onChange={(e) => onSelect(job, e.currentTarget.checked)} />
       </Table.Td>
@@ -86,21 +86,21 @@ const Row = memo(function Row({ job, template, selected, onSelect, onAct }: RowP
       <Table.Td><Name job={job} template={template} /></Table.Td>
       <Table.Td>{job.state === 'never' ? <Text c="dimmed">–</Text> : <StateBadge state={job.state} />}</Table.Td>
       <Table.Td><LastRuns job={job} /></Table.Td>
-      <Table.Td visibleFrom="lg"><Text size="sm" lineClamp={2}>{scheduleInWords(job.schedule)}</Text></Table.Td>
-      <Table.Td><Text size="sm" style={{ whiteSpace: 'nowrap' }}><NextRun job={job} /></Text></Table.Td>
-      <Table.Td visibleFrom="xl"><Text size="sm" style={{ whiteSpace: 'nowrap' }}><RelativeTime at={job.updated_at} /></Text></Table.Td>
-      <Table.Td visibleFrom="xl"><Text size="sm" style={{ whiteSpace: 'nowrap' }}><RelativeTime at={job.created_at} /></Text></Table.Td>
+      <Table.Td visibleFrom="lg"><Text size="sm" lineClamp={3} style={{ overflowWrap: 'anywhere' }}>{scheduleInWords(job.schedule)}</Text></Table.Td>
+      <Table.Td><Text size="sm"><NextRun job={job} /></Text></Table.Td>
+      <Table.Td visibleFrom="xl"><RelativeTime at={job.updated_at} size="sm" /></Table.Td>
+      <Table.Td visibleFrom="xl"><RelativeTime at={job.created_at} size="sm" /></Table.Td>
       <Table.Td><RowMenu job={job} onAct={onAct} /></Table.Td>
     </Table.Tr>
   )
 })
 
-function SortHead({ field, sort, onSort, children, visibleFrom }: { field: SortField; sort: string; onSort: (field: SortField) => void; children: ReactNode; visibleFrom?: 'xl' }) {
+function SortHead({ field, sort, onSort, children, w, visibleFrom }: { field: SortField; sort: string; onSort: (field: SortField) => void; children: ReactNode; w?: number; visibleFrom?: 'xl' }) {
   const by = sort === field ? 'ascending' : sort === `-${field}` ? 'descending' : undefined
   const Icon = by === 'ascending' ? IconArrowUp : by === 'descending' ? IconArrowDown : IconArrowsSort
   return (
-    <Table.Th aria-sort={by} visibleFrom={visibleFrom}>
-      <UnstyledButton onClick={() => onSort(field)} fw={600} fz="sm" mih={24}>
+    <Table.Th aria-sort={by} w={w} visibleFrom={visibleFrom}>
+      <UnstyledButton onClick={() => onSort(field)} fw={600} fz="sm" mih={24} style={{ whiteSpace: 'nowrap' }}>
         <Group gap={4} wrap="nowrap">
           {children}
           <Icon size={14} aria-hidden color={by ? undefined : 'var(--mantine-color-dimmed)'} />
@@ -123,22 +123,22 @@ export function JobTable({ jobs, templates, selected, onSelect, onSelectAll, onA
   const here = jobs.filter((job) => selected.has(job.id)).length
   const head = { sort, onSort }
   return (
-    <Table.ScrollContainer minWidth={760} type="native" tabIndex={0} aria-label="Jobs" role="region">
-      <Table verticalSpacing="sm" highlightOnHover aria-label="Jobs">
+    <Table.ScrollContainer minWidth={860} type="native" tabIndex={0} aria-label="Jobs" role="region">
+      <Table verticalSpacing="sm" highlightOnHover layout="fixed" aria-label="Jobs">
         <Table.Thead>
           <Table.Tr>
-            <Table.Th w={36}>
+            <Table.Th w={44}>
               <Checkbox aria-label="Select all jobs of this page" checked={here > 0 && here === jobs.length} indeterminate={here > 0 && here < jobs.length} onChange={(e) => onSelectAll(e.currentTarget.checked)} />
             </Table.Th>
-            <Table.Th w={60}>On</Table.Th>
+            <Table.Th w={62}>On</Table.Th>
             <SortHead field="name" {...head}>Name</SortHead>
             <Table.Th w={110}>State</Table.Th>
             <Table.Th w={215}>Last runs</Table.Th>
-            <Table.Th visibleFrom="lg">Schedule</Table.Th>
-            <SortHead field="next_run_at" {...head}>Next run</SortHead>
-            <SortHead field="updated_at" visibleFrom="xl" {...head}>Changed</SortHead>
-            <SortHead field="created_at" visibleFrom="xl" {...head}>Created</SortHead>
-            <Table.Th w={50}><VisuallyHidden>Actions</VisuallyHidden></Table.Th>
+            <Table.Th w={170} visibleFrom="lg">Schedule</Table.Th>
+            <SortHead field="next_run_at" w={130} {...head}>Next run</SortHead>
+            <SortHead field="updated_at" w={130} visibleFrom="xl" {...head}>Changed</SortHead>
+            <SortHead field="created_at" w={130} visibleFrom="xl" {...head}>Created</SortHead>
+            <Table.Th w={56}><VisuallyHidden>Actions</VisuallyHidden></Table.Th>
           </Table.Tr>
         </Table.Thead>
         <Table.Tbody>
@@ -153,7 +153,7 @@ export function JobTable({ jobs, templates, selected, onSelect, onSelectAll, onA
 
 const JobCard = memo(function JobCard({ job, template, selected, onSelect, onAct }: RowProps) {
   return (
-    <Card withBorder padding="sm" component="li" bg={selected ? 'var(--mantine-primary-color-light)' : undefined}>
+    <Card withBorder padding="sm" component="li" bg={selected ? 'var(--mantine-color-default-hover)' : undefined}>
       <Stack gap="xs">
         <Group justify="space-between" wrap="nowrap" align="flex-start">
           <Name job={job} template={template} />
