@@ -23,7 +23,7 @@ import { Link, Navigate, Outlet, useLocation, useNavigate } from 'react-router'
 import { ApiError, onSessionLost } from '../api/client'
 import { endSession, sessionQuery } from '../api/queries'
 import type { Role } from '../api/types'
-import { EmptyState, ErrorNotice, Waiting } from '../parts/page'
+import { EmptyState, ErrorNotice, Page, Waiting } from '../parts/page'
 import { useLive } from './live'
 import { LoginForm } from './login-form'
 import { roleNames, SessionProvider, useMay, useSession } from './session'
@@ -131,10 +131,12 @@ function Frame() {
             <Outlet />
           </Suspense>
         ) : (
-          <EmptyState title="Your role sees no jobs">
-            You are logged in as {session.username} with the role {roleNames[session.role]}. To see jobs and runs, ask a super admin for the role admin. Your own
-            password and tokens are on the <Link to="/account">account page</Link>.
-          </EmptyState>
+          <Page title="Welcome">
+            <EmptyState title="Your role sees no jobs" action={<Button component={Link} to="/account" variant="default">Account and tokens</Button>}>
+              You are logged in as {session.username} with the role {roleNames[session.role]}. To see jobs and runs, ask a super admin for the role admin. Your own
+              password and tokens are on the account page.
+            </EmptyState>
+          </Page>
         )}
       </AppShell.Main>
       <LoginAgain />
