@@ -70,7 +70,7 @@ export function PasswordForm() {
           visibilityToggleButtonProps={{ 'aria-label': 'Show or hide the repeated password' }}
         />
         <Text size="sm" c="dimmed">
-          You are logged out everywhere but here. Personal tokens go on working.
+          This logs you out everywhere but here. Personal tokens go on working.
         </Text>
         {change.error && !said.current && !said.next && <ErrorNotice error={change.error} title="Your password was not changed" />}
         <Group>

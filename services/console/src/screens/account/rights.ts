@@ -11,14 +11,14 @@ export const rights: Record<Role, { may: string[]; not: string[] }> = {
       'Drain and resume workers',
       'Read the audit log, and look after users',
     ],
-    not: ['Change the own role or remove the own account: that is for another super admin'],
+    not: ['Change your own role or remove your own account: that is for another super admin'],
   },
   admin: {
     may: ['See all jobs, runs, logs, templates and workers', 'Start jobs that destroy nothing, and dry runs of those that do', 'Cancel runs that you started'],
     not: ['Make, change or delete jobs', 'Start what destroys data', 'See the audit log or the users'],
   },
   user: {
-    may: ['Change the own password, and make tokens'],
+    may: ['Change your own password, and make tokens'],
     not: ['See or start jobs: ask a super admin for the role admin'],
   },
 }

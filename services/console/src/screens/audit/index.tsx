@@ -160,7 +160,9 @@ function Entries({ entries, only }: { entries: AuditEntry[]; only: (object: stri
                 <Text size="sm" fw={600}>
                   {entry.user}
                 </Text>
-                <RelativeTime at={entry.at} size="sm" c="dimmed" />
+                <Text size="sm" c="dimmed" component="div">
+                  <RelativeTime at={entry.at} />
+                </Text>
               </Group>
               {what(entry)}
               <Text size="sm" component="div">
