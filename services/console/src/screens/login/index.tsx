@@ -7,7 +7,12 @@ import { LoginForm } from '../../shell/login-form'
 
 /** Where to go after the login: only to pages of this console. */
 export function destination(next: string | null): string {
-  return next && /^\/(?![/\\])/.test(next) ? next : '/'
+  if (!next?.startsWith('/')) return '/'
+  // Read as a browser reads it, which takes \ for / and leaves out tabs.
+  const { origin } = window.location
+  const url = URL.canParse(next, origin) ? new URL(next, origin) : null
+  const path = url?.origin === origin ? url.pathname + url.search + url.hash : '/'
+  return path.startsWith('//') ? '/' : path
 }
 
 export function Component() {
