@@ -14,8 +14,8 @@ import {
   IconRefresh,
   IconX,
 } from '@tabler/icons-react'
-import { type ComponentType, useState } from 'react'
-import { Link } from 'react-router'
+import { type ComponentType, type MouseEvent, useRef, useState } from 'react'
+import { useNavigate } from 'react-router'
 import type { JobState, RunSummary, Status } from '../api/types'
 import { absolute, duration } from './time'
 import classes from './status.module.css'
@@ -73,22 +73,31 @@ const runInWords = (run: RunSummary) =>
  * long, in the colour and shape of their end; each leads to its run. The keyboard
  * passes over them: a list would have hundreds, and the job's page has them all. */
 export function RunStrip({ runs, most = 14 }: { runs: RunSummary[]; most?: number }) {
-  // One tooltip for all bars: long lists have too many of them for one each.
+  // One tooltip and one listener for all bars: long lists have too many of them for one each.
   const [told, setTold] = useState<RunSummary | null>(null)
+  const strip = useRef<HTMLUListElement>(null)
+  const navigate = useNavigate()
   const shown = runs.slice(0, most).reverse()
   const longest = Math.max(...shown.map((r) => r.duration_seconds ?? 0), 0.001)
   if (shown.length === 0) return <span className={classes.none}>no runs yet</span>
+  const follow = (event: MouseEvent) => {
+    const path = (event.target as Element).closest('a')?.getAttribute('href')
+    if (!path || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return
+    event.preventDefault()
+    void navigate(path)
+  }
   return (
-    <Tooltip label={told && runInWords(told)} disabled={!told}>
-      <ul aria-label="Last runs, oldest first" className={classes.strip} onPointerLeave={() => setTold(null)}>
+    <>
+      <ul ref={strip} aria-label="Last runs, oldest first" className={classes.strip} onPointerLeave={() => setTold(null)} onClick={follow}>
         {shown.map((run) => (
           <li key={run.id}>
-            <Link to={`/runs/${run.id}`} tabIndex={-1} aria-label={runInWords(run)} className={classes.bar} data-status={run.status} onPointerEnter={() => setTold(run)}>
+            <a href={`/runs/${run.id}`} tabIndex={-1} aria-label={runInWords(run)} className={classes.bar} data-status={run.status} onPointerEnter={() => setTold(run)}>
               <span style={{ height: `${25 + 75 * Math.sqrt((run.duration_seconds ?? 0) / longest)}%` }} />
-            </Link>
+            </a>
           </li>
         ))}
       </ul>
-    </Tooltip>
+      {told && <Tooltip target={strip} opened label={runInWords(told)} />}
+    </>
   )
 }

@@ -1,6 +1,7 @@
 // Times and durations for people: relative, with the absolute one on hover.
 import { Text, type TextProps, Tooltip } from '@mantine/core'
 import { useSyncExternalStore } from 'react'
+import { Hint } from './hint'
 
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone
 /** The reader's own IANA zone. */
@@ -75,18 +76,22 @@ const shortFormat = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 's
 /** Date and time to the second in the reader's zone, for columns of them. */
 export const shortTime = (at: Date | string): string => shortFormat.format(new Date(at))
 
-/** A time as "in 3 minutes"; hovered or focused, in full, in the reader's zone and UTC.
+/** A time as "in 3 minutes"; pointed at or touched, in full, in the reader's zone and UTC.
  * past are the words for a time to come once it is over. */
 export function RelativeTime({ at, none = '–', past, ...rest }: { at: string | null | undefined; none?: string; past?: string } & TextProps) {
   // Of hundreds in a list only those are drawn again whose words have changed.
   const words = useSyncExternalStore(subscribe, () => (!at ? '' : past && new Date(at).getTime() <= now ? past : relative(at, now)))
   if (!at) return <Text span inherit c="dimmed" {...rest}>{none}</Text>
   return (
-    <Tooltip label={`${absolute(at)} · ${absolute(at, 'UTC')}`}>
-      <Text span inherit {...rest}>
+    <Hint label={() => `${absolute(at)} · ${absolute(at, 'UTC')}`}>
+      {Object.keys(rest).length === 0 ? (
         <time dateTime={at}>{words}</time>
-      </Text>
-    </Tooltip>
+      ) : (
+        <Text span inherit {...rest}>
+          <time dateTime={at}>{words}</time>
+        </Text>
+      )}
+    </Hint>
   )
 }
 

@@ -51,7 +51,7 @@ function JobPage({ job, template }: { job: Job; template: Template | undefined }
 
   const actions = (
     <>
-      <EnabledSwitch job={job} label={job.enabled ? 'On' : 'Paused'} />
+      <EnabledSwitch job={job} />
       <Button leftSection={<IconPlayerPlay size={16} aria-hidden />} onClick={() => setDialog('run')}>
         Run now
       </Button>

@@ -19,6 +19,7 @@ import type { BulkAction } from './bulk'
 import { BulkDialog } from './bulk-dialog'
 import { Filters, SortSelect } from './filters'
 import { type Action, JobCards, JobTable } from './list'
+import { useToggle } from './toggle'
 import { changedView, filtersOf, jobFilter, limits, nextSort, noFilters, readView, type View, writeView } from './view'
 
 type Dialog = { kind: Action; job: Job; refused?: unknown } | { kind: BulkAction; jobs: Job[] }
@@ -32,6 +33,8 @@ export function Component() {
   const superAdmin = useMay('super_admin')
   const { max_jobs: maxJobs } = useSession()
   const phone = useMediaQuery('(max-width: 48em)', false, { getInitialValueInEffect: false })
+  const narrow = useMediaQuery('(max-width: 75em)', false, { getInitialValueInEffect: false })
+  const wide = useMediaQuery('(min-width: 88em)', false, { getInitialValueInEffect: false })
   const query = useQuery({ ...jobsQuery(jobFilter(view)), refetchInterval: every(5000) })
   const templateList = useQuery(templatesQuery())
   const templates = useMemo(() => new Map((templateList.data ?? []).map((t) => [t.id, t])), [templateList.data])
@@ -46,7 +49,8 @@ export function Component() {
   // Jobs that were changed since they were selected are changed as they are now.
   const chosen = useMemo(() => [...selected.values()].map((old) => jobs?.find((job) => job.id === old.id) ?? old), [selected, jobs])
 
-  const onAct = useStarter(templates, setDialog)
+  const onAct = useLatest(useStarter(templates, setDialog))
+  const onToggle = useLatest(useToggle())
 
   // A page that is gone, as the last one's last job was deleted or filtered out.
   const pages = query.data && !query.isPlaceholderData ? query.data.pages : 0
@@ -95,10 +99,10 @@ export function Component() {
                 <div style={{ position: 'relative' }} aria-busy={query.isPlaceholderData}>
                   <LoadingOverlay visible={query.isPlaceholderData} overlayProps={{ backgroundOpacity: 0.4 }} loaderProps={{ type: 'dots' }} transitionProps={{ enterDelay: 300 }} />
                   {phone ? (
-                    <JobCards jobs={page.jobs} templates={templates} selected={selected} onSelect={onSelect} onAct={onAct} />
+                    <JobCards jobs={page.jobs} templates={templates} selected={selected} onSelect={onSelect} onToggle={onToggle} onAct={onAct} />
                   ) : (
                     <Paper withBorder>
-                      <JobTable jobs={page.jobs} templates={templates} selected={selected} onSelect={onSelect} onSelectAll={onSelectAll} onAct={onAct} sort={view.sort} onSort={(field) => change({ sort: nextSort(view.sort, field) })} />
+                      <JobTable jobs={page.jobs} templates={templates} selected={selected} onSelect={onSelect} onSelectAll={onSelectAll} onToggle={onToggle} onAct={onAct} schedule={!narrow} dates={wide} sort={view.sort} onSort={(field) => change({ sort: nextSort(view.sort, field) })} />
                     </Paper>
                   )}
                 </div>
@@ -170,9 +174,16 @@ function useStarter(templates: ReadonlyMap<string, Template>, ask: (dialog: Dial
       },
     )
   }
-  const latest = useRef(act)
-  latest.current = act
-  return useCallback((action: Action, job: Job) => latest.current(action, job), [])
+  return act
+}
+
+/** The function as it is at the moment, under one name for good: rows that know it are not drawn again. */
+function useLatest<Args extends unknown[]>(now: (...args: Args) => void): (...args: Args) => void {
+  const latest = useRef(now)
+  useEffect(() => {
+    latest.current = now
+  })
+  return useCallback((...args: Args) => latest.current(...args), [])
 }
 
 function BulkBar({ chosen, onDo, onClear }: { chosen: Job[]; onDo: (action: BulkAction) => void; onClear: () => void }) {

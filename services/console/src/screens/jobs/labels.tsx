@@ -1,13 +1,13 @@
-import { Badge } from '@mantine/core'
+import classes from './list.module.css'
 
 /** The labels of a job. */
 export function Labels({ of }: { of: Record<string, string> }) {
   return Object.entries(of).map(([key, value]) => {
     const text = value ? `${key}=${value}` : key
     return (
-      <Badge key={key} variant="default" size="sm" radius="sm" tt="none" fw={500} title={text} maw={220}>
+      <span key={key} className={classes.label} title={text}>
         {text}
-      </Badge>
+      </span>
     )
   })
 }

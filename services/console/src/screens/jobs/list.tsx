@@ -1,7 +1,7 @@
 // The rows of the list: a table, on phones cards.
-import { ActionIcon, Anchor, Card, Checkbox, Group, Menu, Stack, Table, Text, UnstyledButton, VisuallyHidden } from '@mantine/core'
+import { Group, Menu, Table, UnstyledButton, VisuallyHidden } from '@mantine/core'
 import { IconArrowDown, IconArrowsSort, IconArrowUp, IconCopy, IconDots, IconPencil, IconPlayerPlay, IconTrash } from '@tabler/icons-react'
-import { memo, type ReactNode } from 'react'
+import { memo, type ReactNode, type Ref, useState } from 'react'
 import { Link } from 'react-router'
 import type { Job, Template } from '../../api/types'
 import { RunStrip, StateBadge } from '../../parts/status'
@@ -10,53 +10,76 @@ import { duration, RelativeTime } from '../../parts/time'
 import { scheduleInWords } from '../../parts/words'
 import { useMay } from '../../shell/session'
 import { Labels } from './labels'
+import classes from './list.module.css'
 import { NextRun } from './next-run'
-import { EnabledSwitch } from './toggle'
 import { type SortField, runsShown } from './view'
 
 export type Action = 'run' | 'delete'
-type RowProps = { job: Job; template: Template | undefined; selected: boolean; onSelect: (job: Job, selected: boolean) => void; onAct: (action: Action, job: Job) => void }
+type Does = {
+  onSelect: (job: Job, selected: boolean) => void
+  onToggle: (job: Job, enabled: boolean) => void
+  onAct: (action: Action, job: Job) => void
+}
+type RowProps = Does & { job: Job; template: Template | undefined; selected: boolean }
 
 function LastRuns({ job }: { job: Job }) {
   const last = job.recent_runs.find((run) => run.duration_seconds !== null)
   return (
-    <Group gap="xs" wrap="nowrap">
+    <div className={classes.runs}>
       <RunStrip runs={job.recent_runs} most={runsShown} />
       {last && (
-        <Text span size="xs" c="dimmed" style={{ whiteSpace: 'nowrap' }}>
+        <span className={classes.dim}>
           <VisuallyHidden>the last one took </VisuallyHidden>
           {duration(last.duration_seconds)}
-        </Text>
+        </span>
       )}
-    </Group>
+    </div>
   )
 }
 
 function Name({ job, template }: { job: Job; template: Template | undefined }) {
   return (
-    <Group gap="sm" wrap="nowrap">
+    <div className={classes.name}>
       <TemplateIcon type={job.template_type} sign={template?.icon} />
-      <Stack gap={2} miw={0}>
-        <Anchor component={Link} to={`/jobs/${job.id}`} fw={600} size="sm" style={{ overflowWrap: 'anywhere' }}>
+      <div>
+        <Link to={`/jobs/${job.id}`} className={classes.link}>
           {job.name}
-        </Anchor>
-        <Group gap={6}>
-          <Text size="xs" c="dimmed">{template?.name ?? job.template_type}</Text>
+        </Link>
+        <div className={classes.tags}>
+          <span className={classes.dim}>{template?.name ?? job.template_type}</span>
           <Labels of={job.labels} />
-        </Group>
-      </Stack>
-    </Group>
+        </div>
+      </div>
+    </div>
   )
 }
 
-function RowMenu({ job, onAct }: { job: Job; onAct: (action: Action, job: Job) => void }) {
-  const superAdmin = useMay('super_admin')
+const Select = ({ job, selected, onSelect }: Pick<RowProps, 'job' | 'selected' | 'onSelect'>) => (
+  <input type="checkbox" className={classes.check} aria-label={`Select ${job.name}`} checked={selected} onChange={(e) => onSelect(job, e.currentTarget.checked)} />
+)
+
+function Enabled({ job, onToggle }: Pick<RowProps, 'job' | 'onToggle'>) {
+  if (!useMay('super_admin')) return <span className={job.enabled ? undefined : classes.faint}>{job.enabled ? 'On' : 'Paused'}</span>
+  return <input type="checkbox" role="switch" className={classes.switch} aria-label={`Enabled: ${job.name}`} checked={job.enabled} onChange={(e) => onToggle(job, e.currentTarget.checked)} />
+}
+
+function Dots({ job, ref, ...rest }: { job: Job; ref?: Ref<HTMLButtonElement> } & React.ComponentProps<'button'>) {
   return (
-    <Menu position="bottom-end" withArrow>
+    <button ref={ref} type="button" className={classes.dots} aria-label={`Actions for ${job.name}`} aria-haspopup="menu" {...rest}>
+      <IconDots size={18} aria-hidden />
+    </button>
+  )
+}
+
+function RowMenu({ job, onAct }: Pick<RowProps, 'job' | 'onAct'>) {
+  const superAdmin = useMay('super_admin')
+  // A menu is made when it is first asked for.
+  const [used, setUsed] = useState(false)
+  if (!used) return <Dots job={job} aria-expanded={false} onClick={() => setUsed(true)} />
+  return (
+    <Menu position="bottom-end" withArrow defaultOpened>
       <Menu.Target>
-        <ActionIcon variant="subtle" color="gray" size="lg" aria-label={`Actions for ${job.name}`}>
-          <IconDots size={18} />
-        </ActionIcon>
+        <Dots job={job} />
       </Menu.Target>
       <Menu.Dropdown>
         <Menu.Item leftSection={<IconPlayerPlay size={16} aria-hidden />} onClick={() => onAct('run', job)}>Run now</Menu.Item>
@@ -75,113 +98,121 @@ function RowMenu({ job, onAct }: { job: Job; onAct: (action: Action, job: Job) =
   )
 }
 
-// Drawn again only when the job itself has changed: lists of a hundred stay smooth.
-const Row = memo(function Row({ job, template, selected, onSelect, onAct }: RowProps) {
+// Of which columns there are: more on wider screens.
+type Columns = { schedule: boolean; dates: boolean }
+
+// Drawn again only when the job itself has changed.
+const Row = memo(function Row({ job, template, selected, onSelect, onToggle, onAct, schedule, dates }: RowProps & Columns) {
   return (
-    <Table.Tr bg={selected ? 'var(--mantine-color-default-hover)' : undefined}>
-      <Table.Td>
-        <Checkbox aria-label={`Select ${job.name}`} checked={selected} onChange={(e) => onSelect(job, e.currentTarget.checked)} />
-      </Table.Td>
-      <Table.Td><EnabledSwitch job={job} /></Table.Td>
-      <Table.Td><Name job={job} template={template} /></Table.Td>
-      <Table.Td>{job.state === 'never' ? <Text c="dimmed">–</Text> : <StateBadge state={job.state} />}</Table.Td>
-      <Table.Td><LastRuns job={job} /></Table.Td>
-      <Table.Td visibleFrom="lg"><Text size="sm" lineClamp={3} style={{ overflowWrap: 'anywhere' }}>{scheduleInWords(job.schedule)}</Text></Table.Td>
-      <Table.Td><Text size="sm"><NextRun job={job} /></Text></Table.Td>
-      <Table.Td visibleFrom="xl"><RelativeTime at={job.updated_at} size="sm" /></Table.Td>
-      <Table.Td visibleFrom="xl"><RelativeTime at={job.created_at} size="sm" /></Table.Td>
-      <Table.Td><RowMenu job={job} onAct={onAct} /></Table.Td>
-    </Table.Tr>
+    <tr data-selected={selected || undefined}>
+      <td><Select job={job} selected={selected} onSelect={onSelect} /></td>
+      <td><Enabled job={job} onToggle={onToggle} /></td>
+      <td><Name job={job} template={template} /></td>
+      <td>{job.state === 'never' ? <span className={classes.faint}>–</span> : <StateBadge state={job.state} />}</td>
+      <td><LastRuns job={job} /></td>
+      {schedule && <td><span className={classes.clamp}>{scheduleInWords(job.schedule)}</span></td>}
+      <td><NextRun job={job} /></td>
+      {dates && <td><RelativeTime at={job.updated_at} /></td>}
+      {dates && <td><RelativeTime at={job.created_at} /></td>}
+      <td><RowMenu job={job} onAct={onAct} /></td>
+    </tr>
   )
 })
 
-function SortHead({ field, sort, onSort, children, w, visibleFrom }: { field: SortField; sort: string; onSort: (field: SortField) => void; children: ReactNode; w?: number; visibleFrom?: 'xl' }) {
+function SortHead({ field, sort, onSort, children, width }: { field: SortField; sort: string; onSort: (field: SortField) => void; children: ReactNode; width?: number }) {
   const by = sort === field ? 'ascending' : sort === `-${field}` ? 'descending' : undefined
   const Icon = by === 'ascending' ? IconArrowUp : by === 'descending' ? IconArrowDown : IconArrowsSort
   return (
-    <Table.Th aria-sort={by} w={w} visibleFrom={visibleFrom}>
+    <th scope="col" aria-sort={by} style={{ width }}>
       <UnstyledButton onClick={() => onSort(field)} fw={600} fz="sm" mih={24} style={{ whiteSpace: 'nowrap' }}>
         <Group gap={4} wrap="nowrap">
           {children}
           <Icon size={14} aria-hidden color={by ? undefined : 'var(--mantine-color-dimmed)'} />
         </Group>
       </UnstyledButton>
-    </Table.Th>
+    </th>
   )
 }
 
-type ListProps = {
-  jobs: Job[]
-  templates: Map<string, Template>
-  selected: ReadonlyMap<string, Job>
-  onSelect: (job: Job, selected: boolean) => void
-  onSelectAll: (selected: boolean) => void
-  onAct: (action: Action, job: Job) => void
-}
+type ListProps = Does & { jobs: Job[]; templates: ReadonlyMap<string, Template>; selected: ReadonlyMap<string, Job> }
 
-export function JobTable({ jobs, templates, selected, onSelect, onSelectAll, onAct, sort, onSort }: ListProps & { sort: string; onSort: (field: SortField) => void }) {
+type TableProps = ListProps & Columns & { onSelectAll: (selected: boolean) => void; sort: string; onSort: (field: SortField) => void }
+
+export function JobTable({ jobs, templates, selected, onSelectAll, sort, onSort, schedule, dates, ...does }: TableProps) {
   const here = jobs.filter((job) => selected.has(job.id)).length
   const head = { sort, onSort }
   return (
-    <Table.ScrollContainer minWidth={860} type="native" tabIndex={0} aria-label="Jobs" role="region">
-      <Table verticalSpacing="sm" highlightOnHover layout="fixed" aria-label="Jobs">
-        <Table.Thead>
-          <Table.Tr>
-            <Table.Th w={44}>
-              <Checkbox aria-label="Select all jobs of this page" checked={here > 0 && here === jobs.length} indeterminate={here > 0 && here < jobs.length} onChange={(e) => onSelectAll(e.currentTarget.checked)} />
-            </Table.Th>
-            <Table.Th w={62}>On</Table.Th>
+    <Table.ScrollContainer minWidth={860} type="native" tabIndex={0} aria-label="Jobs" role="group">
+      <table className={classes.table} aria-label="Jobs">
+        <thead>
+          <tr>
+            <th scope="col" style={{ width: 44 }}>
+              <input
+                type="checkbox"
+                className={classes.check}
+                aria-label="Select all jobs of this page"
+                checked={here > 0 && here === jobs.length}
+                ref={(box) => {
+                  if (box) box.indeterminate = here > 0 && here < jobs.length
+                }}
+                onChange={(e) => onSelectAll(e.currentTarget.checked)}
+              />
+            </th>
+            <th scope="col" style={{ width: 62 }}>On</th>
             <SortHead field="name" {...head}>Name</SortHead>
-            <Table.Th w={110}>State</Table.Th>
-            <Table.Th w={215}>Last runs</Table.Th>
-            <Table.Th w={170} visibleFrom="lg">Schedule</Table.Th>
-            <SortHead field="next_run_at" w={130} {...head}>Next run</SortHead>
-            <SortHead field="updated_at" w={130} visibleFrom="xl" {...head}>Changed</SortHead>
-            <SortHead field="created_at" w={130} visibleFrom="xl" {...head}>Created</SortHead>
-            <Table.Th w={56}><VisuallyHidden>Actions</VisuallyHidden></Table.Th>
-          </Table.Tr>
-        </Table.Thead>
-        <Table.Tbody>
+            <th scope="col" style={{ width: 110 }}>State</th>
+            <th scope="col" style={{ width: 215 }}>Last runs</th>
+            {schedule && <th scope="col" style={{ width: 170 }}>Schedule</th>}
+            <SortHead field="next_run_at" width={130} {...head}>Next run</SortHead>
+            {dates && <SortHead field="updated_at" width={130} {...head}>Changed</SortHead>}
+            {dates && <SortHead field="created_at" width={130} {...head}>Created</SortHead>}
+            <th scope="col" style={{ width: 56 }}><VisuallyHidden>Actions</VisuallyHidden></th>
+          </tr>
+        </thead>
+        <tbody>
           {jobs.map((job) => (
-            <Row key={job.id} job={job} template={templates.get(job.template_type)} selected={selected.has(job.id)} onSelect={onSelect} onAct={onAct} />
+            <Row key={job.id} job={job} template={templates.get(job.template_type)} selected={selected.has(job.id)} schedule={schedule} dates={dates} {...does} />
           ))}
-        </Table.Tbody>
-      </Table>
+        </tbody>
+      </table>
     </Table.ScrollContainer>
   )
 }
 
-const JobCard = memo(function JobCard({ job, template, selected, onSelect, onAct }: RowProps) {
+const JobCard = memo(function JobCard({ job, template, selected, onSelect, onToggle, onAct }: RowProps) {
   return (
-    <Card withBorder padding="sm" component="li" bg={selected ? 'var(--mantine-color-default-hover)' : undefined}>
-      <Stack gap="xs">
-        <Group justify="space-between" wrap="nowrap" align="flex-start">
-          <Name job={job} template={template} />
-          <RowMenu job={job} onAct={onAct} />
-        </Group>
-        <Group gap="sm">
-          {job.state !== 'never' && <StateBadge state={job.state} />}
-          <LastRuns job={job} />
-        </Group>
-        <Text size="sm">{scheduleInWords(job.schedule)}</Text>
-        <Group justify="space-between">
-          <Text size="sm">Next run: <NextRun job={job} /></Text>
-          <Group gap="md">
-            <Checkbox label="Select" aria-label={`Select ${job.name}`} checked={selected} onChange={(e) => onSelect(job, e.currentTarget.checked)} />
-            <EnabledSwitch job={job} />
-          </Group>
-        </Group>
-      </Stack>
-    </Card>
+    <li className={classes.card} data-selected={selected || undefined}>
+      <div className={classes.line}>
+        <Name job={job} template={template} />
+        <RowMenu job={job} onAct={onAct} />
+      </div>
+      <div className={`${classes.line} ${classes.start}`}>
+        {job.state !== 'never' && <StateBadge state={job.state} />}
+        <LastRuns job={job} />
+      </div>
+      <span>{scheduleInWords(job.schedule)}</span>
+      <div className={classes.line}>
+        <span>
+          Next run: <NextRun job={job} />
+        </span>
+        <span className={classes.line}>
+          <label className={classes.choice}>
+            <Select job={job} selected={selected} onSelect={onSelect} />
+            Select
+          </label>
+          <Enabled job={job} onToggle={onToggle} />
+        </span>
+      </div>
+    </li>
   )
 })
 
-export function JobCards({ jobs, templates, selected, onSelect, onAct }: Omit<ListProps, 'onSelectAll'>) {
+export function JobCards({ jobs, templates, selected, ...does }: ListProps) {
   return (
-    <Stack gap="sm" component="ul" p={0} m={0} style={{ listStyle: 'none' }} aria-label="Jobs">
+    <ul className={classes.cards} aria-label="Jobs">
       {jobs.map((job) => (
-        <JobCard key={job.id} job={job} template={templates.get(job.template_type)} selected={selected.has(job.id)} onSelect={onSelect} onAct={onAct} />
+        <JobCard key={job.id} job={job} template={templates.get(job.template_type)} selected={selected.has(job.id)} {...does} />
       ))}
-    </Stack>
+    </ul>
   )
 }

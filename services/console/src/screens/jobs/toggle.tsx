@@ -2,6 +2,7 @@
 import { Switch, Text } from '@mantine/core'
 import { notifications } from '@mantine/notifications'
 import { type QueryClient, useMutation, useQueryClient } from '@tanstack/react-query'
+import { useRef } from 'react'
 import { ApiError, answer, client } from '../../api/client'
 import { type JobPage, refresh } from '../../api/queries'
 import type { Job } from '../../api/types'
@@ -17,9 +18,11 @@ function patch(queries: QueryClient, id: string, change: Partial<Job>) {
 export const setEnabled = async (job: Pick<Job, 'id' | 'version'>, enabled: boolean): Promise<Job> =>
   (await answer<{ job: Job }>(client.PUT('/api/admin/scheduler-jobs/{id}', { params: { path: { id: job.id } }, body: { enabled, version: job.version } }))).job
 
-export function useToggle() {
+/** Switches jobs; a second switch of a job whose first is on its way is ignored. */
+export function useToggle(): (job: Job, enabled: boolean) => void {
   const queries = useQueryClient()
-  return useMutation({
+  const underway = useRef(new Set<string>())
+  const { mutate } = useMutation({
     mutationFn: ({ job, enabled }: { job: Job; enabled: boolean }) => setEnabled(job, enabled),
     onMutate: async ({ job, enabled }) => {
       await queries.cancelQueries({ queryKey: ['jobs'] }) // an answer on its way would move the switch back
@@ -39,23 +42,23 @@ export function useToggle() {
         autoClose: 10_000,
       })
     },
-    onSettled: () => refresh(queries),
+    onSettled: (_, __, { job }) => {
+      underway.current.delete(job.id)
+      return refresh(queries)
+    },
   })
+  return (job, enabled) => {
+    if (underway.current.has(job.id)) return
+    underway.current.add(job.id)
+    mutate({ job, enabled })
+  }
 }
 
 /** Whether a job is on; for those who may, as a switch. */
-export function EnabledSwitch({ job, label }: { job: Job; label?: string }) {
+export function EnabledSwitch({ job }: { job: Job }) {
   const toggle = useToggle()
   const may = useMay('super_admin')
-  if (!may) return <Text span size="sm" c={job.enabled ? undefined : 'dimmed'}>{job.enabled ? 'On' : 'Paused'}</Text>
-  return (
-    <Switch
-      checked={job.enabled}
-      aria-label={label ? undefined : `Enabled: ${job.name}`}
-      label={label}
-      aria-busy={toggle.isPending || undefined}
-      // Not disabled meanwhile: that would take the focus away.
-      onChange={(event) => !toggle.isPending && toggle.mutate({ job, enabled: event.currentTarget.checked })}
-    />
-  )
+  const word = job.enabled ? 'On' : 'Paused'
+  if (!may) return <Text span size="sm" c={job.enabled ? undefined : 'dimmed'}>{word}</Text>
+  return <Switch checked={job.enabled} label={word} onChange={(event) => toggle(job, event.currentTarget.checked)} />
 }
