@@ -7,7 +7,7 @@ import { Fragment, type ReactNode } from 'react'
 import { Link, useParams, useSearchParams } from 'react-router'
 import { ApiError } from '../../api/client'
 import { jobQuery, templatesQuery } from '../../api/queries'
-import type { Execution, Job, Json, Notice } from '../../api/types'
+import type { Attempt, Execution, Job, Json, Notice } from '../../api/types'
 import { Copyable, Fields } from '../../parts/json'
 import { EmptyState, ErrorNotice, Page, Waiting } from '../../parts/page'
 import { ended, StatusBadge } from '../../parts/status'
@@ -106,11 +106,11 @@ function Told({ run, log, over, trouble, again }: ReturnType<typeof useRun> & { 
       }
     >
       <Stack gap="sm">
-        <Group gap="sm" align="center" wrap="nowrap">
+        <Group gap="sm" align="center">
           <Box role="status" aria-label="State" style={{ flex: 'none' }}>
             <StatusBadge status={run.status} size="lg" />
           </Box>
-          <Text size="lg" style={{ overflowWrap: 'anywhere' }}>
+          <Text size="lg" style={{ overflowWrap: 'anywhere', flex: '1 1 270px' }}>
             {story(run, now)}
           </Text>
         </Group>
@@ -209,7 +209,7 @@ function Result({ of }: { of: Record<string, unknown> }) {
 function Attempts({ run }: { run: Execution }) {
   return (
     <Section title="Attempts">
-      <Table.ScrollContainer minWidth={560} scrollAreaProps={{ viewportProps: { tabIndex: 0, role: 'region', 'aria-label': 'Attempts, table' } }}>
+      <Table.ScrollContainer minWidth={300} scrollAreaProps={{ viewportProps: { tabIndex: 0, role: 'region', 'aria-label': 'Attempts, table' } }}>
         <Table aria-label="Attempts" verticalSpacing="xs">
           <Table.Thead>
             <Table.Tr>
@@ -217,32 +217,42 @@ function Attempts({ run }: { run: Execution }) {
               <Table.Th scope="col">State</Table.Th>
               <Table.Th scope="col">Started</Table.Th>
               <Table.Th scope="col">Took</Table.Th>
-              <Table.Th scope="col">Worker</Table.Th>
-              <Table.Th scope="col">Error</Table.Th>
+              <Table.Th scope="col" visibleFrom="sm">
+                Worker
+              </Table.Th>
+              <Table.Th scope="col" visibleFrom="sm">
+                Error
+              </Table.Th>
             </Table.Tr>
           </Table.Thead>
           <Table.Tbody>
             {run.attempts.map((a) => (
-              <Table.Tr key={a.number}>
-                <Table.Th scope="row">{a.number}</Table.Th>
-                <Table.Td>
-                  <StatusBadge status={a.status} />
-                </Table.Td>
-                <Table.Td style={{ whiteSpace: 'nowrap' }}>
-                  <RelativeTime at={a.started_at} />
-                </Table.Td>
-                <Table.Td style={{ whiteSpace: 'nowrap' }}>{duration(a.duration_seconds)}</Table.Td>
-                <Table.Td style={{ overflowWrap: 'anywhere' }}>{a.execution_host ?? '–'}</Table.Td>
-                <Table.Td style={{ overflowWrap: 'anywhere', minWidth: 160 }}>
-                  {a.error ?? '–'}
-                  {a.error_code && (
-                    <Text span size="xs" c="dimmed">
-                      {' '}
-                      ({a.error_code})
-                    </Text>
-                  )}
-                </Table.Td>
-              </Table.Tr>
+              <Fragment key={a.number}>
+                <Table.Tr>
+                  <Table.Th scope="row">{a.number}</Table.Th>
+                  <Table.Td>
+                    <StatusBadge status={a.status} />
+                  </Table.Td>
+                  <Table.Td style={{ whiteSpace: 'nowrap' }}>
+                    <RelativeTime at={a.started_at} />
+                  </Table.Td>
+                  <Table.Td style={{ whiteSpace: 'nowrap' }}>{duration(a.duration_seconds)}</Table.Td>
+                  <Table.Td visibleFrom="sm" style={{ whiteSpace: 'nowrap' }}>
+                    {a.execution_host ?? '–'}
+                  </Table.Td>
+                  <Table.Td visibleFrom="sm" style={{ overflowWrap: 'anywhere', minWidth: 160 }}>
+                    <Cause of={a} />
+                  </Table.Td>
+                </Table.Tr>
+                {a.error && (
+                  // on phones, where there is no room beside
+                  <Table.Tr hiddenFrom="sm">
+                    <Table.Td colSpan={4} style={{ overflowWrap: 'anywhere' }}>
+                      <Cause of={a} />
+                    </Table.Td>
+                  </Table.Tr>
+                )}
+              </Fragment>
             ))}
           </Table.Tbody>
         </Table>
@@ -250,6 +260,18 @@ function Attempts({ run }: { run: Execution }) {
     </Section>
   )
 }
+
+const Cause = ({ of }: { of: Attempt }) => (
+  <>
+    {of.error ?? '–'}
+    {of.error_code && (
+      <Text span size="xs" c="dimmed">
+        {' '}
+        ({of.error_code})
+      </Text>
+    )}
+  </>
+)
 
 function Parameters({ run, job }: { run: Execution; job: Job | null }) {
   const [raw, { toggle }] = useDisclosure(false)
