@@ -56,7 +56,7 @@ test('a newcomer makes a clean-up that runs daily, tries it and sees its first r
   await someone.click(drawer.getByRole('button', { name: 'Close' }).first())
   await someone.click(page.getByRole('button', { name: /^(Save|Create)/ }).first())
   await expect(page).toHaveURL(/\/jobs\/job_/)
-  await expect(page.getByText(/runs first|first run|for the first time/i).first()).toBeVisible()
+  await expect(page.getByText(/^Its next run is .* 02:00/)).toBeVisible()
   const job = page.url().split('/').pop()!.split('?')[0]!
   await someone.click(page.getByRole('button', { name: 'Run now' }))
   await someone.click(page.getByRole('dialog').getByRole('button', { name: 'Start the run' }))
