@@ -78,12 +78,25 @@ function Rows({ of, columns }: { of: Json[]; columns: string[] }) {
 export function Fields({ of, depth = 0, label, names: width = 190 }: { of: Json; depth?: number; label?: string; names?: number }) {
   const names = Object.keys(of)
   if (names.length === 0) return <Text size="sm" c="dimmed">none</Text>
+  if (depth > 0) {
+    // Within a table's cell a value goes below its name where there is no room beside.
+    return (
+      <dl style={{ margin: 0, paddingInlineStart: 10, borderInlineStart: '2px solid var(--mantine-color-default-border)' }}>
+        {names.map((name) => (
+          <div key={name} style={{ display: 'flex', flexWrap: 'wrap', columnGap: 12, paddingBlock: 2 }}>
+            <dt style={{ minWidth: 110, color: 'var(--mantine-color-dimmed)' }}>{fieldName(name)}</dt>
+            <dd style={{ flex: '1 1 130px', minWidth: 0, margin: 0 }}><Value value={of[name]} depth={depth} /></dd>
+          </div>
+        ))}
+      </dl>
+    )
+  }
   return (
-    <Table variant="vertical" layout="auto" withTableBorder={depth > 0} verticalSpacing={6} aria-label={label}>
+    <Table variant="vertical" layout="auto" verticalSpacing={6} aria-label={label}>
       <Table.Tbody>
         {names.map((name) => (
           <Table.Tr key={name}>
-            <Table.Th scope="row" w={depth === 0 ? width : '30%'} style={{ verticalAlign: 'top', fontWeight: 500 }}>{fieldName(name)}</Table.Th>
+            <Table.Th scope="row" w={width} style={{ verticalAlign: 'top', fontWeight: 500 }}>{fieldName(name)}</Table.Th>
             <Table.Td><Value value={of[name]} depth={depth} /></Table.Td>
           </Table.Tr>
         ))}
