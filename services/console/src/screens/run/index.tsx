@@ -7,7 +7,7 @@ import { Fragment, type ReactNode } from 'react'
 import { Link, useParams, useSearchParams } from 'react-router'
 import { ApiError } from '../../api/client'
 import { jobQuery, templatesQuery } from '../../api/queries'
-import type { Attempt, Execution, Job, Json, Notice } from '../../api/types'
+import type { Attempt, Execution, Job, Json, Notice, Template } from '../../api/types'
 import { Copyable, Fields } from '../../parts/json'
 import { EmptyState, ErrorNotice, Page, Waiting } from '../../parts/page'
 import { ended, StatusBadge } from '../../parts/status'
@@ -15,6 +15,7 @@ import { TemplateIcon } from '../../parts/template-icon'
 import { absolute, duration, RelativeTime, useNow } from '../../parts/time'
 import { triggerInWords } from '../../parts/words'
 import { useMay } from '../../shell/session'
+import { inWords } from '../job/parameters'
 import { CancelRun, ResolveRun, RunAgain } from './actions'
 import { notAgain } from './again'
 import { type LogChoice, RunLog } from './log'
@@ -154,7 +155,7 @@ function Told({ run, log, over, trouble, again }: ReturnType<typeof useRun> & { 
               </Stack>
             </Section>
             {run.attempts.length > 0 && <Attempts run={run} />}
-            <Parameters run={run} job={known} />
+            <Parameters run={run} job={known} template={template} />
           </Stack>
         </Grid.Col>
         <Grid.Col span={{ base: 12, md: 4 }}>
@@ -273,7 +274,7 @@ const Cause = ({ of }: { of: Attempt }) => (
   </>
 )
 
-function Parameters({ run, job }: { run: Execution; job: Job | null }) {
+function Parameters({ run, job, template }: { run: Execution; job: Job | null; template: Template | undefined }) {
   const [raw, { toggle }] = useDisclosure(false)
   const json = JSON.stringify(run.parameters, null, 2)
   return (
@@ -289,7 +290,7 @@ function Parameters({ run, job }: { run: Execution; job: Job | null }) {
         As they were when the run was recorded{job && job.version !== run.job_version ? '; the job has been changed since' : ''}.
       </Text>
       <Paper withBorder p="md">
-        <Fields of={run.parameters} label="Parameters" />
+        <Fields of={inWords(run.parameters, template)} label="Parameters" />
         <Collapse expanded={raw}>
           <Box mt="md">
             <CopyButton value={json}>
