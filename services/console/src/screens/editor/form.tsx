@@ -5,7 +5,7 @@ import { modals } from '@mantine/modals'
 import { notifications } from '@mantine/notifications'
 import { IconAlertTriangle, IconPlayerPlay } from '@tabler/icons-react'
 import { useQuery, useQueryClient } from '@tanstack/react-query'
-import { type FormEvent, useEffect, useMemo, useRef, useState } from 'react'
+import { type FormEvent, useCallback, useEffect, useMemo, useRef, useState } from 'react'
 import { Link, useBlocker, useNavigate } from 'react-router'
 import { ApiError, type Violation } from '../../api/client'
 import { jobQuery, previewQuery, useCreateJob, useTryJob, useUpdateJob } from '../../api/queries'
@@ -17,13 +17,13 @@ import { absolute, myZone, relative } from '../../parts/time'
 import { scheduleInWords } from '../../parts/words'
 import { inWords } from './condition'
 import { ConfirmDeletion, Conflict, Leaving } from './dialogs'
-import { changes, deletes, deletesAnew, type Draft, fingerprint, jobOf, optionsInWords } from './draft'
+import { changes, type ConditionDraft, deletes, deletesAnew, type Draft, fingerprint, jobOf, type Options, optionsInWords } from './draft'
 import classes from './editor.module.css'
 import { Folded } from './folded'
 import { OptionsForm, optionFields } from './options-form'
 import { ParameterForm, steps } from './parameter-form'
 import { Preview } from './preview'
-import { scheduleOf, simpleInWords } from './schedule'
+import { type ScheduleDraft, scheduleOf, simpleInWords } from './schedule'
 import { ScheduleForm } from './schedule-form'
 import { arrangement, asProperty } from './schema'
 import { canDryRun, recordsFound, type Trial, TrialDrawer } from './trial'
@@ -75,10 +75,10 @@ function outdated(violation: Violation, before: Draft, after: Draft): boolean {
 export function EditorForm({ template, initial, job: edited, notice, reload }: Props) {
   const navigate = useNavigate()
   const queries = useQueryClient()
-  const [draft, setDraft] = useState(initial)
+  // Together, because what the registry refused goes with the values that it saw.
+  const [{ draft, refused }, setTyped] = useState<{ draft: Draft; refused: Violation[] }>({ draft: initial, refused: [] })
   // Complaints show after the first attempt only, then follow what is typed.
   const [attempts, setAttempts] = useState(0)
-  const [refused, setRefused] = useState<Violation[]>([])
   const [failure, setFailure] = useState<{ title: string; error: unknown } | null>(null)
   const [trial, setTrial] = useState<Trial | null>(null)
   const [watching, setWatching] = useState(false)
@@ -97,12 +97,21 @@ export function EditorForm({ template, initial, job: edited, notice, reload }: P
   const { job, problems } = useMemo(() => jobOf(draft, template, myZone), [draft, template])
   const dirty = useMemo(() => JSON.stringify(draft) !== JSON.stringify(initial), [draft, initial])
 
-  function change(part: Partial<Draft>) {
-    const next = { ...draft, ...part }
-    setDraft(next)
-    setRefused((list) => list.filter((v) => !outdated(v, draft, next)))
+  // The parts of the form are drawn again only when what they show has changed, so
+  // what changes them stays the same.
+  const change = useCallback((part: Partial<Draft> | ((draft: Draft) => Partial<Draft>)) => {
+    setTyped((was) => {
+      const next = { ...was.draft, ...(typeof part === 'function' ? part(was.draft) : part) }
+      const refused = was.refused.filter((v) => !outdated(v, was.draft, next))
+      return { draft: next, refused: refused.length === was.refused.length ? was.refused : refused }
+    })
     setFailure(null)
-  }
+  }, [])
+  const setRefused = (refused: Violation[]) => setTyped((was) => ({ ...was, refused }))
+  const setParameters = useCallback((parameters: Json) => change({ parameters }), [change])
+  const setCondition = useCallback((name: string, value: ConditionDraft) => change((was) => ({ conditions: { ...was.conditions, [name]: value } })), [change])
+  const setSchedule = useCallback((schedule: ScheduleDraft) => change({ schedule }), [change])
+  const setOptions = useCallback((options: Options) => change({ options }), [change])
 
   // --- the next runs
   const typed = useMemo(() => scheduleOf(draft.schedule, myZone), [draft.schedule])
@@ -112,7 +121,7 @@ export function EditorForm({ template, initial, job: edited, notice, reload }: P
     ...previewQuery(settled.schedule, { count: 10, neighbours: true, ...(edited ? { job_id: edited.id } : {}) }),
     enabled: settled.problems.length === 0 && settled.schedule.type !== 'manual',
   })
-  const misread = preview.error instanceof ApiError && preview.error.status === 400 && settled === typed ? preview.error.violations : []
+  const misread = useMemo(() => (preview.error instanceof ApiError && preview.error.status === 400 && settled === typed ? preview.error.violations : []), [preview.error, settled, typed])
 
   const violations = useMemo(() => {
     const all = [...(attempts > 0 ? problems : []), ...refused, ...misread]
@@ -230,14 +239,12 @@ export function EditorForm({ template, initial, job: edited, notice, reload }: P
 
   // --- words
   const really = deletes(job, template)
-  function conditionSentence(name: string): string {
-    const condition = draft.conditions[name]
-    const collection = typeof draft.parameters.collection === 'string' ? ` of ${draft.parameters.collection}` : ''
-    const verb = template.destructive ? 'Deletes' : 'Takes'
-    if (!condition || condition.mode === 'json') return condition?.text.trim() ? `${verb} the documents${collection} that the condition describes.` : `${verb} all documents${collection}.`
-    if (condition.group.items.length === 0) return template.destructive ? 'Add a comparison: without one every document would match.' : `${verb} all documents${collection}.`
-    return `${verb} documents${collection} whose ${inWords(condition.group)}.${template.destructive && !really ? ' As long as the dry run is on, they are only counted.' : ''}`
-  }
+  const { conditions, parameters } = draft
+  const conditionSentence = useCallback(
+    (name: string) => sentenceOf(conditions[name], typeof parameters.collection === 'string' ? parameters.collection : '', template.destructive, really),
+    [conditions, parameters, template, really],
+  )
+  const dryRunNote = useMemo(() => (template.destructive ? <DryRunNote really={really} /> : null), [template, really])
 
   const when = draft.schedule.tab === 'simple' ? `${simpleInWords(draft.schedule.simple)} (${draft.schedule.zone})` : typed.problems.length > 0 ? '' : scheduleInWords(typed.schedule)
   const busy = create.isPending || update.isPending
@@ -283,12 +290,12 @@ export function EditorForm({ template, initial, job: edited, notice, reload }: P
                 <ParameterForm
                   schema={schema}
                   values={draft.parameters}
-                  onChange={(parameters: Json) => change({ parameters })}
+                  onChange={setParameters}
                   violations={violations}
                   conditions={draft.conditions}
-                  setCondition={(name, value) => change({ conditions: { ...draft.conditions, [name]: value } })}
+                  setCondition={setCondition}
                   conditionSentence={conditionSentence}
-                  dryRunNote={template.destructive ? <DryRunNote really={really} /> : null}
+                  dryRunNote={dryRunNote}
                 />
                 <Folded title="Description" summary={draft.description || 'None: a line for others on what the job is for'} urgent={!!wrong('description')}>
                   <Textarea aria-label="Description" autosize minRows={2} maxRows={10} maxLength={4000} value={draft.description} onChange={(e) => change({ description: e.currentTarget.value })} error={wrong('description')} />
@@ -300,12 +307,12 @@ export function EditorForm({ template, initial, job: edited, notice, reload }: P
               <Title order={2} size="h4" id="when" mb="xs">
                 When it runs
               </Title>
-              <ScheduleForm value={draft.schedule} onChange={(schedule) => change({ schedule })} violations={violations} />
+              <ScheduleForm value={draft.schedule} onChange={setSchedule} violations={violations} />
             </Paper>
 
             <Paper withBorder p="md">
               <Folded title="Retries, time-out, overlap and notifications" summary={optionsInWords(draft.options)} urgent={violations.some((v) => optionFields.includes(steps(v.field)[0] ?? ''))}>
-                <OptionsForm value={draft.options} onChange={(options) => change({ options })} violations={violations} />
+                <OptionsForm value={draft.options} onChange={setOptions} violations={violations} />
               </Folded>
             </Paper>
           </Stack>
@@ -387,6 +394,17 @@ export function EditorForm({ template, initial, job: edited, notice, reload }: P
       <Leaving opened={blocker.state === 'blocked'} stay={() => blocker.reset?.()} leave={() => blocker.proceed?.()} />
     </Page>
   )
+}
+
+/** What a condition does, as a sentence. */
+export function sentenceOf(condition: ConditionDraft | undefined, collection: string, destructive: boolean, really: boolean): string {
+  const verb = destructive ? 'Deletes' : 'Takes'
+  const of = collection ? ` of ${collection}` : ''
+  const empty = destructive ? 'Add a comparison: without one every document would match.' : `${verb} all documents${of}.`
+  if (!condition) return empty
+  const what = condition.mode === 'json' ? condition.text.trim() && `the documents${of} that the condition describes` : condition.group.items.length > 0 && `documents${of} whose ${inWords(condition.group)}`
+  if (!what) return empty
+  return `${verb} ${what}.${destructive && !really ? ' As long as the dry run is on, they are only counted.' : ''}`
 }
 
 function DryRunNote({ really }: { really: boolean }) {

@@ -1,5 +1,6 @@
 // What is folded below a job's schedule: retries, time-out, overlap, notifications.
 import { NumberInput, Select, SimpleGrid, Stack, TagsInput, TextInput } from '@mantine/core'
+import { memo } from 'react'
 import type { Violation } from '../../api/client'
 import type { Options } from './draft'
 import { SpanInput } from './schedule-form'
@@ -9,7 +10,7 @@ type Props = { value: Options; onChange: (value: Options) => void; violations: V
 /** The fields of a job that are here, by the paths of the registry. */
 export const optionFields = ['retry_policy', 'timeout_seconds', 'overlap_policy', 'missed_policy', 'priority', 'labels', 'executor_selector', 'organisation', 'notifications']
 
-export function OptionsForm({ value, onChange, violations }: Props) {
+export const OptionsForm = memo(function OptionsForm({ value, onChange, violations }: Props) {
   const set = (change: Partial<Options>) => onChange({ ...value, ...change })
   const wrong = (field: string) =>
     violations
@@ -79,4 +80,4 @@ export function OptionsForm({ value, onChange, violations }: Props) {
       <TextInput label="Organisation" description="Organisations get fair shares of the workers" maw={320} value={value.organisation} onChange={(e) => set({ organisation: e.currentTarget.value })} error={wrong('organisation')} spellCheck={false} />
     </Stack>
   )
-}
+})

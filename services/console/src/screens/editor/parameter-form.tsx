@@ -3,7 +3,7 @@ import { Fieldset, Input, JsonInput, MultiSelect, NumberInput, Select, Stack, Sw
 import { withTheme } from '@rjsf/core'
 import { Theme } from '@rjsf/mantine'
 import type { ErrorSchema, FieldProps, GenericObjectType, ObjectFieldTemplateProps, RJSFSchema, ValidatorType, WidgetProps } from '@rjsf/utils'
-import { createContext, type ReactNode, useContext, useMemo } from 'react'
+import { createContext, memo, type ReactNode, useContext, useMemo } from 'react'
 import type { Violation } from '../../api/client'
 import type { Json } from '../../api/types'
 import { units } from './condition'
@@ -329,7 +329,8 @@ const Form = withTheme<Json>({
 
 type Props = Omit<Shared, 'schema'> & { schema: Property; onChange: (values: Json) => void }
 
-export function ParameterForm({ schema, onChange, ...shared }: Props) {
+/** The form, drawn again only when something of it changes. */
+export const ParameterForm = memo(function ParameterForm({ schema, onChange, ...shared }: Props) {
   const { values, violations } = shared
   const made = useMemo(() => forForm(schema), [schema])
   const errors = useMemo(() => errorSchema(violations.filter((v) => !v.field.includes('#'))), [violations])
@@ -352,4 +353,4 @@ export function ParameterForm({ schema, onChange, ...shared }: Props) {
       />
     </Context.Provider>
   )
-}
+})

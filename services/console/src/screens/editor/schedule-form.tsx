@@ -1,6 +1,6 @@
 // When a job runs: in words, as a cron expression, by an interval, once, or by hand.
 import { Button, Chip, Fieldset, Group, Input, MultiSelect, Select, Stack, Tabs, Text, TextInput } from '@mantine/core'
-import { useId, useMemo } from 'react'
+import { memo, useId, useMemo } from 'react'
 import type { Violation } from '../../api/client'
 import { cronSentence } from '../../parts/words'
 import { myZone, useNow } from '../../parts/time'
@@ -41,7 +41,7 @@ const tabs: { value: Tab; label: string }[] = [
   { value: 'manual', label: 'By hand' },
 ]
 
-export function ScheduleForm(props: Props) {
+export const ScheduleForm = memo(function ScheduleForm(props: Props) {
   const { value, onChange, violations } = props
   const wrong = (field: string) =>
     violations
@@ -78,9 +78,9 @@ export function ScheduleForm(props: Props) {
       <Clocks {...props} />
     </Stack>
   )
-}
+})
 
-export function ZoneSelect({ label = 'Time zone', value, onChange, error }: { label?: string; value: string; onChange: (zone: string) => void; error?: string }) {
+function ZoneSelect({ label = 'Time zone', value, onChange, error }: { label?: string; value: string; onChange: (zone: string) => void; error?: string }) {
   const known = useMemo(() => {
     const all = zones(myZone)
     return (all.includes(value) ? all : [value, ...all]).map((z) => ({ value: z, label: z === myZone ? `${z} (yours)` : z }))
