@@ -118,7 +118,7 @@ describe('a run from the menu of a row', () => {
 
   test('that destroys nothing starts at once', async () => {
     const { asked, router } = show('/jobs', '/jobs', Component, list([job()], ({ url }) => (url.pathname.endsWith('/run') ? started() : undefined)))
-    await screen.findByText('Test Scheduler', { selector: 'p' })
+    await screen.findByText('Test Scheduler', { selector: 'td span' })
     await run('Heartbeat')
     fireEvent.click(await screen.findByRole('button', { name: 'Show the run' }))
     await waitFor(() => expect(router.state.location.pathname).toBe('/runs/exec_9'))
@@ -127,7 +127,7 @@ describe('a run from the menu of a row', () => {
 
   test('that deletes asks first', async () => {
     const { asked } = show('/jobs', '/jobs', Component, list([cleanup()], ({ url }) => (url.pathname.endsWith('/run') ? started() : undefined)))
-    await screen.findByText('Database Cleanup', { selector: 'p' })
+    await screen.findByText('Database Cleanup', { selector: 'td span' })
     await run('Old users')
     expect(await screen.findByText('This run really deletes')).toBeTruthy()
     expect(asked.some((a) => a.url.pathname.endsWith('/run'))).toBe(false)
@@ -138,7 +138,7 @@ describe('a run from the menu of a row', () => {
   test('that is refused tells the run that is in the way', async () => {
     const busy = () => refusal(409, 'EXECUTION_IN_PROGRESS', 'not over', { metadata: { execution_id: 'exec_5' } })
     show('/jobs', '/jobs', Component, list([job()], ({ url }) => (url.pathname.endsWith('/run') ? busy() : undefined)))
-    await screen.findByText('Test Scheduler', { selector: 'p' })
+    await screen.findByText('Test Scheduler', { selector: 'td span' })
     await run('Heartbeat')
     expect((await screen.findByRole('link', { name: 'Show that run' })).getAttribute('href')).toBe('/runs/exec_5')
   })
@@ -173,7 +173,7 @@ describe('several jobs at once', () => {
 
   test('make dry runs of those that delete, unless told otherwise', async () => {
     const { asked } = show('/jobs', '/jobs', Component, list([job(), cleanup()], ({ url }) => (url.pathname.endsWith('/run') ? started() : undefined)))
-    await screen.findByText('Database Cleanup', { selector: 'p' })
+    await screen.findByText('Database Cleanup', { selector: 'td span' })
     await choose('Heartbeat', 'Old users')
     fireEvent.click(within(screen.getByRole('toolbar')).getByRole('button', { name: 'Run now' }))
     expect(await screen.findByText('1 of them really deletes')).toBeTruthy()
@@ -185,7 +185,7 @@ describe('several jobs at once', () => {
 
   test('cannot be switched by those who may only run', async () => {
     show('/jobs', '/jobs', Component, list([job(), cleanup()]), { role: 'admin' })
-    await screen.findByText('Database Cleanup', { selector: 'p' })
+    await screen.findByText('Database Cleanup', { selector: 'td span' })
     await choose('Old users')
     const bar = within(screen.getByRole('toolbar'))
     expect(bar.queryByRole('button', { name: 'Pause' })).toBeNull()

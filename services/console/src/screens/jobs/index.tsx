@@ -4,7 +4,7 @@ import { useMediaQuery } from '@mantine/hooks'
 import { notifications } from '@mantine/notifications'
 import { useQuery } from '@tanstack/react-query'
 import { IconPlayerPause, IconPlayerPlay, IconPlus, IconPower, IconX } from '@tabler/icons-react'
-import { useCallback, useEffect, useMemo, useRef, useState } from 'react'
+import { type ReactNode, useCallback, useDeferredValue, useEffect, useMemo, useRef, useState } from 'react'
 import { Link, useNavigate, useSearchParams } from 'react-router'
 import { newKey } from '../../api/key'
 import { jobsQuery, templatesQuery, useRunJob } from '../../api/queries'
@@ -20,7 +20,7 @@ import { BulkDialog } from './bulk-dialog'
 import { Filters, SortSelect } from './filters'
 import { type Action, JobCards, JobTable } from './list'
 import { useToggle } from './toggle'
-import { changedView, filtersOf, jobFilter, limits, nextSort, noFilters, readView, type View, writeView } from './view'
+import { changedView, filtersOf, jobFilter, limits, nextSort, noFilters, readView, type SortField, type View, writeView } from './view'
 
 type Dialog = { kind: Action; job: Job; refused?: unknown } | { kind: BulkAction; jobs: Job[] }
 
@@ -45,7 +45,8 @@ export function Component() {
 
   const onSelect = useCallback((job: Job, on: boolean) => setSelected((old) => withSelected(old, [job], on)), [])
   const jobs = query.data?.jobs
-  const onSelectAll = (on: boolean) => setSelected((old) => withSelected(old, jobs ?? [], on))
+  const onSelectAll = useLatest((on: boolean) => setSelected((old) => withSelected(old, jobs ?? [], on)))
+  const onSort = useLatest((field: SortField) => change({ sort: nextSort(view.sort, field) }))
   // Jobs that were changed since they were selected are changed as they are now.
   const chosen = useMemo(() => [...selected.values()].map((old) => jobs?.find((job) => job.id === old.id) ?? old), [selected, jobs])
 
@@ -98,13 +99,17 @@ export function Component() {
               ) : (
                 <div style={{ position: 'relative' }} aria-busy={query.isPlaceholderData}>
                   <LoadingOverlay visible={query.isPlaceholderData} overlayProps={{ backgroundOpacity: 0.4 }} loaderProps={{ type: 'dots' }} transitionProps={{ enterDelay: 300 }} />
-                  {phone ? (
-                    <JobCards jobs={page.jobs} templates={templates} selected={selected} onSelect={onSelect} onToggle={onToggle} onAct={onAct} />
-                  ) : (
-                    <Paper withBorder>
-                      <JobTable jobs={page.jobs} templates={templates} selected={selected} onSelect={onSelect} onSelectAll={onSelectAll} onToggle={onToggle} onAct={onAct} schedule={!narrow} dates={wide} sort={view.sort} onSort={(field) => change({ sort: nextSort(view.sort, field) })} />
-                    </Paper>
-                  )}
+                  <Rows jobs={page.jobs}>
+                    {(rows) =>
+                      phone ? (
+                        <JobCards jobs={rows} templates={templates} selected={selected} onSelect={onSelect} onToggle={onToggle} onAct={onAct} />
+                      ) : (
+                        <Paper withBorder>
+                          <JobTable jobs={rows} templates={templates} selected={selected} onSelect={onSelect} onSelectAll={onSelectAll} onToggle={onToggle} onAct={onAct} schedule={!narrow} dates={wide} sort={view.sort} onSort={onSort} />
+                        </Paper>
+                      )
+                    }
+                  </Rows>
                 </div>
               )}
               {page.total > limits[0]! && (
@@ -140,6 +145,13 @@ export function Component() {
       )}
     </Page>
   )
+}
+
+const none: Job[] = []
+
+/** Has many rows drawn piece by piece, so that typing and clicks never wait for them. */
+function Rows({ jobs, children }: { jobs: Job[]; children: (rows: Job[]) => ReactNode }) {
+  return children(useDeferredValue(jobs, none))
 }
 
 function withSelected(old: ReadonlyMap<string, Job>, jobs: Job[], on: boolean): ReadonlyMap<string, Job> {

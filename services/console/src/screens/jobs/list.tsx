@@ -101,11 +101,19 @@ function RowMenu({ job, onAct }: Pick<RowProps, 'job' | 'onAct'>) {
 // Of which columns there are: more on wider screens.
 type Columns = { schedule: boolean; dates: boolean }
 
-// Drawn again only when the job itself has changed.
-const Row = memo(function Row({ job, template, selected, onSelect, onToggle, onAct, schedule, dates }: RowProps & Columns) {
+const Row = memo(function Row({ selected, onSelect, ...cells }: RowProps & Columns) {
   return (
     <tr data-selected={selected || undefined}>
-      <td><Select job={job} selected={selected} onSelect={onSelect} /></td>
+      <td><Select job={cells.job} selected={selected} onSelect={onSelect} /></td>
+      <Cells {...cells} />
+    </tr>
+  )
+})
+
+// Drawn again only when the job itself has changed, not when it is selected.
+const Cells = memo(function Cells({ job, template, onToggle, onAct, schedule, dates }: Omit<RowProps, 'selected' | 'onSelect'> & Columns) {
+  return (
+    <>
       <td><Enabled job={job} onToggle={onToggle} /></td>
       <td><Name job={job} template={template} /></td>
       <td>{job.state === 'never' ? <span className={classes.faint}>–</span> : <StateBadge state={job.state} />}</td>
@@ -115,7 +123,7 @@ const Row = memo(function Row({ job, template, selected, onSelect, onToggle, onA
       {dates && <td><RelativeTime at={job.updated_at} /></td>}
       {dates && <td><RelativeTime at={job.created_at} /></td>}
       <td><RowMenu job={job} onAct={onAct} /></td>
-    </tr>
+    </>
   )
 })
 
@@ -138,7 +146,7 @@ type ListProps = Does & { jobs: Job[]; templates: ReadonlyMap<string, Template>;
 
 type TableProps = ListProps & Columns & { onSelectAll: (selected: boolean) => void; sort: string; onSort: (field: SortField) => void }
 
-export function JobTable({ jobs, templates, selected, onSelectAll, sort, onSort, schedule, dates, ...does }: TableProps) {
+export const JobTable = memo(function JobTable({ jobs, templates, selected, onSelectAll, sort, onSort, schedule, dates, ...does }: TableProps) {
   const here = jobs.filter((job) => selected.has(job.id)).length
   const head = { sort, onSort }
   return (
@@ -177,7 +185,7 @@ export function JobTable({ jobs, templates, selected, onSelectAll, sort, onSort,
       </table>
     </Table.ScrollContainer>
   )
-}
+})
 
 const JobCard = memo(function JobCard({ job, template, selected, onSelect, onToggle, onAct }: RowProps) {
   return (
@@ -207,7 +215,7 @@ const JobCard = memo(function JobCard({ job, template, selected, onSelect, onTog
   )
 })
 
-export function JobCards({ jobs, templates, selected, ...does }: ListProps) {
+export const JobCards = memo(function JobCards({ jobs, templates, selected, ...does }: ListProps) {
   return (
     <ul className={classes.cards} aria-label="Jobs">
       {jobs.map((job) => (
@@ -215,4 +223,4 @@ export function JobCards({ jobs, templates, selected, ...does }: ListProps) {
       ))}
     </ul>
   )
-}
+})
