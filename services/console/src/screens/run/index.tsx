@@ -201,7 +201,7 @@ function Result({ of }: { of: Record<string, unknown> }) {
             {message}
           </Text>
         )}
-        {Object.keys(rest).length > 0 && <Fields of={rest} label="Result" />}
+        {Object.keys(rest).length > 0 && <Fields of={rest} label="Result" names={150} />}
       </Paper>
     </Section>
   )
@@ -290,7 +290,7 @@ function Parameters({ run, job, template }: { run: Execution; job: Job | null; t
         As they were when the run was recorded{job && job.version !== run.job_version ? '; the job has been changed since' : ''}.
       </Text>
       <Paper withBorder p="md">
-        <Fields of={inWords(run.parameters, template)} label="Parameters" />
+        <Fields of={inWords(run.parameters, template)} label="Parameters" names={140} />
         <Collapse expanded={raw}>
           <Box mt="md">
             <CopyButton value={json}>
