@@ -76,3 +76,23 @@ test('follows, filters, searches and hands out a log of 100,000 lines without fr
   const longest = await page.evaluate(() => Math.max(0, ...(window as unknown as { longTasks: number[] }).longTasks))
   console.log(`a log of ${lines} lines, read, searched, filtered and scrolled: longest task ${Math.round(longest)} ms (aim: below 200)`)
 })
+
+test('names, parameters and logs are text, whatever is in them', async ({ page, as, api, unique }) => {
+  const name = `<img src=x onerror="alert(1)"> ${unique('markup')}`
+  const line = '<script>alert(2)</script><b>bold</b>'
+  const id = await api.job({ name, description: line, template_type: 'test_scheduler', parameters: { message: line }, labels: { k: '<i>v</i>' }, schedule: { type: 'manual' } })
+  const run = await api.run(id)
+  await api.until(run, 'success')
+  page.on('dialog', () => expect('a script of somebody else ran').toBe(''))
+  await as('super_admin')
+  await page.goto(`/runs/${run}`)
+  await expect(page.getByRole('log')).toContainText(line)
+  await page.getByLabel('Search the log').fill('<b>bold')
+  await expect(page.getByRole('log').locator('mark')).toHaveText('<b>bold')
+  await page.goto(`/jobs/${id}`)
+  await expect(page.getByRole('heading', { level: 1 })).toHaveText(name)
+  await expect(page.getByText(line).first()).toBeVisible()
+  await page.goto('/jobs?q=markup')
+  await expect(page.getByRole('link', { name }).first()).toBeVisible()
+  expect(await page.locator('main img[src="x"], main script, main b:text-is("bold"), main i:text-is("v")').count()).toBe(0)
+})
