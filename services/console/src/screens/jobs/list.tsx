@@ -63,9 +63,10 @@ function Enabled({ job, onToggle }: Pick<RowProps, 'job' | 'onToggle'>) {
   return <input type="checkbox" role="switch" className={classes.switch} aria-label={`Enabled: ${job.name}`} checked={job.enabled} onChange={(e) => onToggle(job, e.currentTarget.checked)} />
 }
 
-function Dots({ job, ref, ...rest }: { job: Job; ref?: Ref<HTMLButtonElement> } & React.ComponentProps<'button'>) {
+// The menu that it opens passes it a class and more.
+function Dots({ job, ref, className, ...rest }: { job: Job; ref?: Ref<HTMLButtonElement> } & React.ComponentProps<'button'>) {
   return (
-    <button ref={ref} type="button" className={classes.dots} aria-label={`Actions for ${job.name}`} aria-haspopup="menu" {...rest}>
+    <button ref={ref} type="button" className={`${classes.dots} ${className ?? ''}`} aria-label={`Actions for ${job.name}`} aria-haspopup="menu" {...rest}>
       <IconDots size={18} aria-hidden />
     </button>
   )
