@@ -6,6 +6,7 @@ import { createMemoryRouter, RouterProvider } from 'react-router'
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import type { Json, Role, Session } from '../../api/types'
 import { SessionProvider } from '../../shell/session'
+import { theme } from '../../shell/theme'
 import { Component } from '.'
 
 // A busy machine takes seconds to draw a whole form.
@@ -147,7 +148,7 @@ function open(path: string, role: Role = 'super_admin') {
     { initialEntries: [path] },
   )
   render(
-    <MantineProvider env="test">
+    <MantineProvider env="test" theme={theme}>
       <QueryClientProvider client={new QueryClient({ defaultOptions: { queries: { retry: false } } })}>
         <SessionProvider session={session}>
           <ModalsProvider>
@@ -172,10 +173,8 @@ function enter(box: HTMLElement, value: string) {
 }
 
 async function choose(label: string, option: string) {
-  const box = screen.getByRole('combobox', { name: label })
-  fireEvent.click(box)
-  const list = await waitFor(() => document.getElementById(box.getAttribute('aria-controls') ?? '')!)
-  fireEvent.click(await within(list).findByRole('option', { name: option }))
+  fireEvent.click(screen.getByRole('combobox', { name: label }))
+  fireEvent.click(await screen.findByRole('option', { name: option }))
 }
 
 /** Fills in what a newcomer has to. */

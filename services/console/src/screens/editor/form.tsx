@@ -331,7 +331,7 @@ export function EditorForm({ template, initial, job: edited, notice, reload }: P
               incomplete={typed.problems.length > 0}
               occurrences={preview.data?.occurrences}
               error={preview.error}
-              retry={() => void preview.refetch()}
+              retry={preview.refetch}
               zone={draft.schedule.tab === 'once' ? draft.schedule.onceZone : draft.schedule.tab === 'interval' ? myZone : draft.schedule.zone}
             />
           </Paper>

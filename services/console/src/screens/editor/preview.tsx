@@ -1,17 +1,28 @@
 // The next runs of a schedule while it is typed.
 import { Group, Table, Text } from '@mantine/core'
 import { IconClockExclamation } from '@tabler/icons-react'
-import { Fragment } from 'react'
+import { Fragment, memo } from 'react'
 import type { Occurrence } from '../../api/types'
 import { EmptyState, ErrorNotice, Waiting } from '../../parts/page'
 import { myZone, RelativeTime } from '../../parts/time'
 import { ApiError } from '../../api/client'
 
-const clock = (zone: string) => new Intl.DateTimeFormat('en-GB', { timeZone: zone, hour: '2-digit', minute: '2-digit', second: '2-digit' })
-const date = (zone: string) => new Intl.DateTimeFormat('en-GB', { timeZone: zone, weekday: 'short', day: 'numeric', month: 'short' })
+// Making a format takes longer than a hundred uses of it.
+const formats = new Map<string, { clock: Intl.DateTimeFormat; date: Intl.DateTimeFormat }>()
+function formatsOf(zone: string) {
+  let made = formats.get(zone)
+  if (!made) {
+    made = {
+      clock: new Intl.DateTimeFormat('en-GB', { timeZone: zone, hour: '2-digit', minute: '2-digit', second: '2-digit' }),
+      date: new Intl.DateTimeFormat('en-GB', { timeZone: zone, weekday: 'short', day: 'numeric', month: 'short' }),
+    }
+    formats.set(zone, made)
+  }
+  return made
+}
 
-const time = (at: string, zone: string) => clock(zone).format(new Date(at)).replace(/:00$/, '')
-const day = (at: string, zone: string) => date(zone).format(new Date(at))
+const time = (at: string, zone: string) => formatsOf(zone).clock.format(new Date(at)).replace(/:00$/, '')
+const day = (at: string, zone: string) => formatsOf(zone).date.format(new Date(at))
 
 /** Zones in which to show times: the job's, the reader's and UTC, each once. Zones that
  * show the same clock for all these times are the same. */
@@ -45,11 +56,11 @@ type Props = {
   incomplete: boolean
   occurrences: Occurrence[] | undefined
   error: unknown
-  retry: () => void
+  retry: () => unknown
   zone: string
 }
 
-export function Preview({ manual, incomplete, occurrences, error, retry, zone }: Props) {
+export const Preview = memo(function Preview({ manual, incomplete, occurrences, error, retry, zone }: Props) {
   if (manual) {
     return (
       <Text size="sm" c="dimmed">
@@ -64,7 +75,7 @@ export function Preview({ manual, incomplete, occurrences, error, retry, zone }:
       </Text>
     )
   }
-  if (error) return <ErrorNotice error={error} retry={retry} title="The next runs cannot be told" />
+  if (error) return <ErrorNotice error={error} retry={() => void retry()} title="The next runs cannot be told" />
   if (!occurrences) return <Waiting label="Working out the next runs" />
   if (occurrences.length === 0) return <EmptyState title="No run to come">This schedule has no time in the future.</EmptyState>
   const shown = columns(occurrences, zone, myZone)
@@ -125,4 +136,4 @@ export function Preview({ manual, incomplete, occurrences, error, retry, zone }:
     </Table>
     </Table.ScrollContainer>
   )
-}
+})
