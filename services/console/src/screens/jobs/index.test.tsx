@@ -93,7 +93,7 @@ describe('the switch of a row', () => {
     fireEvent.click(toggle)
     await waitFor(() => expect(toggle.checked).toBe(false))
     await waitFor(() => expect(asked.find((a) => a.method === 'PUT')?.body).toEqual({ enabled: false, version: 7 }))
-    expect(screen.getByText('paused')).toBeTruthy()
+    expect(await screen.findByText('paused')).toBeTruthy()
     answer(refusal(412, 'VERSION_MISMATCH', 'the job was changed by somebody else'))
     await waitFor(() => expect(toggle.checked).toBe(true))
     expect(await screen.findByText(/Somebody else changed it meanwhile/)).toBeTruthy()

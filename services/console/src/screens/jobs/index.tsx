@@ -190,7 +190,7 @@ function useStarter(templates: ReadonlyMap<string, Template>, ask: (dialog: Dial
 }
 
 /** The function as it is at the moment, under one name for good: rows that know it are not drawn again. */
-function useLatest<Args extends unknown[]>(now: (...args: Args) => void): (...args: Args) => void {
+function useLatest<Args extends unknown[], Out>(now: (...args: Args) => Out): (...args: Args) => Out {
   const latest = useRef(now)
   useEffect(() => {
     latest.current = now

@@ -1,7 +1,7 @@
 // The rows of the list: a table, on phones cards.
 import { Group, Menu, Table, UnstyledButton, VisuallyHidden } from '@mantine/core'
 import { IconArrowDown, IconArrowsSort, IconArrowUp, IconCopy, IconDots, IconPencil, IconPlayerPlay, IconTrash } from '@tabler/icons-react'
-import { memo, type ReactNode, type Ref, useState } from 'react'
+import { type ChangeEvent, type ComponentProps, memo, type ReactNode, useEffect, useState } from 'react'
 import { Link } from 'react-router'
 import type { Job, Template } from '../../api/types'
 import { RunStrip, StateBadge } from '../../parts/status'
@@ -17,7 +17,8 @@ import { type SortField, runsShown } from './view'
 export type Action = 'run' | 'delete'
 type Does = {
   onSelect: (job: Job, selected: boolean) => void
-  onToggle: (job: Job, enabled: boolean) => void
+  /** False when nothing was done. */
+  onToggle: (job: Job, enabled: boolean) => boolean
   onAct: (action: Action, job: Job) => void
 }
 type RowProps = Does & { job: Job; template: Template | undefined; selected: boolean }
@@ -59,14 +60,22 @@ const Select = ({ job, selected, onSelect }: Pick<RowProps, 'job' | 'selected' |
 )
 
 function Enabled({ job, onToggle }: Pick<RowProps, 'job' | 'onToggle'>) {
-  if (!useMay('super_admin')) return <span className={job.enabled ? undefined : classes.faint}>{job.enabled ? 'On' : 'Paused'}</span>
-  return <input type="checkbox" role="switch" className={classes.switch} aria-label={`Enabled: ${job.name}`} checked={job.enabled} onChange={(e) => onToggle(job, e.currentTarget.checked)} />
+  const may = useMay('super_admin')
+  // The list may be drawn a moment after the click: until then the switch shows what was wished.
+  const [wish, setWish] = useState<boolean | null>(null)
+  useEffect(() => setWish(null), [job])
+  if (!may) return <span className={job.enabled ? undefined : classes.faint}>{job.enabled ? 'On' : 'Paused'}</span>
+  const toggle = (event: ChangeEvent<HTMLInputElement>) => {
+    const enabled = event.currentTarget.checked
+    if (onToggle(job, enabled)) setWish(enabled)
+  }
+  return <input type="checkbox" role="switch" className={classes.switch} aria-label={`Enabled: ${job.name}`} checked={wish ?? job.enabled} onChange={toggle} />
 }
 
 // The menu that it opens passes it a class and more.
-function Dots({ job, ref, className, ...rest }: { job: Job; ref?: Ref<HTMLButtonElement> } & React.ComponentProps<'button'>) {
+function Dots({ job, className, ...rest }: { job: Job } & ComponentProps<'button'>) {
   return (
-    <button ref={ref} type="button" className={`${classes.dots} ${className ?? ''}`} aria-label={`Actions for ${job.name}`} aria-haspopup="menu" {...rest}>
+    <button type="button" className={`${classes.dots} ${className ?? ''}`} aria-label={`Actions for ${job.name}`} aria-haspopup="menu" {...rest}>
       <IconDots size={18} aria-hidden />
     </button>
   )
@@ -76,11 +85,14 @@ function RowMenu({ job, onAct }: Pick<RowProps, 'job' | 'onAct'>) {
   const superAdmin = useMay('super_admin')
   // A menu is made when it is first asked for.
   const [used, setUsed] = useState(false)
+  const [opened, setOpened] = useState(false)
+  // Opened only once it is there: then it knows where the focus was, and gives it back.
+  useEffect(() => setOpened(used), [used])
   if (!used) return <Dots job={job} aria-expanded={false} onClick={() => setUsed(true)} />
   return (
-    <Menu position="bottom-end" withArrow defaultOpened>
+    <Menu position="bottom-end" withArrow opened={opened} onChange={setOpened}>
       <Menu.Target>
-        <Dots job={job} />
+        <Dots job={job} autoFocus />
       </Menu.Target>
       <Menu.Dropdown>
         <Menu.Item leftSection={<IconPlayerPlay size={16} aria-hidden />} onClick={() => onAct('run', job)}>Run now</Menu.Item>

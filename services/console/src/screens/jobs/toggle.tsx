@@ -18,8 +18,8 @@ function patch(queries: QueryClient, id: string, change: Partial<Job>) {
 export const setEnabled = async (job: Pick<Job, 'id' | 'version'>, enabled: boolean): Promise<Job> =>
   (await answer<{ job: Job }>(client.PUT('/api/admin/scheduler-jobs/{id}', { params: { path: { id: job.id } }, body: { enabled, version: job.version } }))).job
 
-/** Switches jobs; a second switch of a job whose first is on its way is ignored. */
-export function useToggle(): (job: Job, enabled: boolean) => void {
+/** Switches jobs. False says that a switch of the same job is still on its way: nothing was done. */
+export function useToggle(): (job: Job, enabled: boolean) => boolean {
   const queries = useQueryClient()
   const underway = useRef(new Set<string>())
   const { mutate } = useMutation({
@@ -48,9 +48,10 @@ export function useToggle(): (job: Job, enabled: boolean) => void {
     },
   })
   return (job, enabled) => {
-    if (underway.current.has(job.id)) return
+    if (underway.current.has(job.id)) return false
     underway.current.add(job.id)
     mutate({ job, enabled })
+    return true
   }
 }
 
