@@ -29,6 +29,7 @@ export default defineConfig({
     include: ['src/**/*.test.{ts,tsx}'],
     setupFiles: ['src/testing.ts'],
     css: false,
-    server: { deps: { inline: [/@rjsf\//, /mantine-datatable/] } },
+    maxWorkers: '100%',
+    server: { deps: { inline: [/@rjsf\//] } },
   },
 })
