@@ -124,7 +124,7 @@ test: BIN   := .cache/counting
 test: BUILD := -trimpath -cover $(COUNT)
 test: export GOCOVERDIR := $(CURDIR)/.cache/counted
 test: SHORT := -short
-test: test-begin test-unit test-console test-system show show-fleet test-browser test-end ## run every test, with coverage
+test: test-begin test-unit test-system test-show show-fleet test-browser test-end ## run every test, with coverage
 
 .PHONY: test-begin
 test-begin:
@@ -162,6 +162,13 @@ test-console: build
 	@$(NODE) || { echo 'The tests of the console need Node 20.19 or later, with npm.'; exit 1; }
 	@echo '== console: types and unit tests'
 	@cd $(CONSOLE) && npm run --silent check && npm run --silent test
+
+# The one computes while the other waits for clocks.
+.PHONY: test-show
+test-show: build
+	@$(MAKE) test-console >coverage/console.log 2>&1 & console=$$!; \
+	failed=; $(MAKE) show || failed=1; wait $$console || failed=1; \
+	cat coverage/console.log; test -z "$$failed"
 
 .PHONY: test-browser
 test-browser: build ## drive the console of a real system with a real browser

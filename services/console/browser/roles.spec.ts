@@ -32,7 +32,7 @@ test('a user sees no jobs, but has an account', async ({ page, as }) => {
   await as('user')
   await page.goto('/')
   await expect(page.getByText('Your role sees no jobs')).toBeVisible()
-  await page.getByRole('main').getByRole('link', { name: 'account page' }).click()
+  await page.getByRole('main').getByRole('link', { name: 'Account and tokens' }).click()
   await expect(page.getByRole('heading', { level: 1, name: 'Account' })).toBeVisible()
   await expect(page.getByRole('form', { name: 'Change password' })).toBeVisible()
 })

@@ -54,6 +54,8 @@ test('follows, filters, searches and hands out a log of 100,000 lines without fr
   await page.goto(`/runs/${run}`)
   const log = page.getByRole('log')
   await expect(page.getByText('100,001 lines')).toBeVisible({ timeout: 60_000 })
+  const tasks = () => page.evaluate(() => Math.max(0, ...(window as unknown as { longTasks: number[] }).longTasks.splice(0)))
+  const reading = await tasks()
   const search = page.getByLabel('Search the log')
   await search.pressSequentially('Line 77777 of', { delay: 30 })
   await expect(log.getByText('Line 77777 of 100000')).toBeVisible()
@@ -73,8 +75,9 @@ test('follows, filters, searches and hands out a log of 100,000 lines without fr
   await page.getByRole('button', { name: 'Download the log' }).click()
   const text = readFileSync(await (await download).path(), 'utf8')
   expect(text.trimEnd().split('\n')).toHaveLength(lines + 1)
-  const longest = await page.evaluate(() => Math.max(0, ...(window as unknown as { longTasks: number[] }).longTasks))
-  console.log(`a log of ${lines} lines, read, searched, filtered and scrolled: longest task ${Math.round(longest)} ms (aim: below 200)`)
+  console.log(
+    `a log of ${lines} lines: longest task ${Math.round(await tasks())} ms while it is searched, filtered and scrolled (aim: below 200), ${Math.round(reading)} ms while its page starts and it is read`,
+  )
 })
 
 test('names, parameters and logs are text, whatever is in them', async ({ page, as, api, unique }) => {

@@ -213,22 +213,6 @@ describe('the gallery', () => {
 })
 
 describe('a new job', () => {
-  it('is saved with three things typed and chosen, under a free name, and leads to its page', async () => {
-    const log = registry()
-    const router = open('/jobs/new?template=database_cleanup')
-    await fill()
-    expect(screen.getByText(/Deletes documents of sessions whose lastActive is older than 6 months\. As long as the dry run is on/)).toBeTruthy()
-    press('Save')
-    await waitFor(() => expect(router.state.location.pathname).toBe('/jobs/job_2'))
-    const [request] = posted(log)
-    expect(request!.headers.get('Idempotency-Key')).toMatch(/^[0-9a-f]{32}$/)
-    expect(request!.body).toMatchObject({
-      name: 'Database cleanup 2',
-      parameters: { collection: 'sessions', condition: { lastActive: { $lt: '6 months ago' } }, dryRun: true, max_deletions: 100 },
-      schedule: { type: 'cron', expression: '0 2 * * *' },
-    })
-  })
-
   it('shows what is missing beside its field, goes there, and sends nothing', async () => {
     const log = registry()
     open('/jobs/new?template=database_cleanup')
@@ -299,20 +283,6 @@ describe('a new job', () => {
     expect(await screen.findByText('has 3 fields')).toBeTruthy()
   })
 
-  it('binds the expression and its parts both ways', async () => {
-    registry()
-    open('/jobs/new?template=database_cleanup')
-    fireEvent.click(await screen.findByRole('tab', { name: 'Cron' }))
-    type('Expression', '15 3 * * *')
-    await choose('Weekday', 'from … to')
-    expect((screen.getByRole('textbox', { name: 'Expression' }) as HTMLInputElement).value).toBe('15 3 * * 0-5')
-    fireEvent.click(screen.getByRole('tab', { name: 'Interval' }))
-    type('Every', '90')
-    fireEvent.click(screen.getByRole('tab', { name: 'Simple' }))
-    fireEvent.click(screen.getByRole('tab', { name: 'Interval' }))
-    expect((screen.getByRole('textbox', { name: 'Every' }) as HTMLInputElement).value).toBe('90')
-  })
-
   it('keeps a condition on the way to JSON and back', async () => {
     registry()
     open('/jobs/new?template=database_cleanup')
@@ -326,19 +296,6 @@ describe('a new job', () => {
     fireEvent.change(box, { target: { value: '{"status": "old"}' } })
     press('Edit as rows')
     expect((screen.getByRole('textbox', { name: 'Value' }) as HTMLInputElement).value).toBe('old')
-  })
-
-  it('asks before leaving what was typed', async () => {
-    registry()
-    const router = open('/jobs/new?template=database_cleanup')
-    await fill()
-    fireEvent.click(screen.getByRole('link', { name: 'Cancel' }))
-    expect(await screen.findByText('Leave without saving?')).toBeTruthy()
-    press('Stay here')
-    expect(router.state.location.pathname).toBe('/jobs/new')
-    fireEvent.click(screen.getByRole('link', { name: 'Cancel' }))
-    fireEvent.click(await screen.findByRole('button', { name: 'Leave' }))
-    await waitFor(() => expect(router.state.location.pathname).toBe('/jobs'))
   })
 
   it('leaves at once when nothing was typed', async () => {
@@ -356,27 +313,6 @@ describe('a new job', () => {
 })
 
 describe('a job that really deletes', () => {
-  it('asks for a dry run, then for its number', async () => {
-    const log = registry()
-    open('/jobs/new?template=database_cleanup')
-    await fill()
-    fireEvent.click(screen.getByRole('switch', { name: /^Dry run/ }))
-    expect(screen.getByText(/Runs of this job really delete/)).toBeTruthy()
-    press('Save')
-    press('Make a dry run')
-    expect(await screen.findByText('This is a dry run')).toBeTruthy()
-    expect(await screen.findByText('Would delete 1917 records')).toBeTruthy()
-    expect(posted(log, '/api/admin/scheduler-jobs/try')).toHaveLength(1)
-    press('Back to the form')
-    press('Save')
-    const confirm = (await screen.findByRole('button', { name: 'Save and let it delete' })) as HTMLButtonElement
-    expect(confirm.disabled).toBe(true)
-    type('Type 1,917 to confirm', '1917')
-    fireEvent.click(confirm)
-    await waitFor(() => expect(posted(log)).toHaveLength(1))
-    expect(posted(log)[0]!.body).toMatchObject({ parameters: { dryRun: false } })
-  })
-
   it('does not take the number of other values', async () => {
     registry()
     open('/jobs/new?template=database_cleanup')
@@ -400,23 +336,6 @@ describe('a change', () => {
     press('Save')
     await waitFor(() => expect(router.state.location.pathname).toBe('/jobs/job_1'))
     expect(log.filter((s) => s.method === 'PUT').map((s) => s.body)).toEqual([{ name: 'Older sessions', version: 4 }])
-  })
-
-  it('names who was faster, and overwrites on purpose', async () => {
-    let version = 4
-    const log = registry({
-      'GET /api/admin/scheduler-jobs/job_1': () => ({ job: { ...stored, version } }),
-      'PUT /api/admin/scheduler-jobs/job_1': ({ body }) => (body.version === 5 ? { job: stored } : refusal(412, 'changed', { '@type': 'x', reason: 'VERSION_MISMATCH' })),
-    })
-    const router = open('/jobs/job_1/edit')
-    await screen.findByRole('textbox', { name: 'Name' })
-    type('Name', 'Mine')
-    version = 5
-    press('Save')
-    expect(await screen.findByText('ann')).toBeTruthy()
-    press('Save mine')
-    await waitFor(() => expect(router.state.location.pathname).toBe('/jobs/job_1'))
-    expect(log.filter((s) => s.method === 'PUT').map((s) => s.body.version)).toEqual([4, 5])
   })
 
   it('loads the job as it is now, when that is chosen', async () => {

@@ -591,7 +591,7 @@ func TestLogIsKeptShort(t *testing.T) {
 	}
 	wal := strings.TrimSuffix(s.lock.Name(), lockName) + databaseName + "-wal"
 	var longest int64
-	for round := range 100 {
+	for round := range 50 {
 		at := start.Add(time.Duration(round) * time.Minute)
 		var ops []store.Op
 		for _, j := range jobs {
@@ -609,7 +609,7 @@ func TestLogIsKeptShort(t *testing.T) {
 		}
 		longest = max(longest, info.Size())
 	}
-	// A round writes some 60 pages; without checkpoints there would be 6,000.
+	// A round writes some 60 pages; without checkpoints there would be 3,000.
 	if longest > 2000*pageSize {
 		t.Errorf("the log grew to %d pages", longest/pageSize)
 	}
@@ -768,7 +768,7 @@ func TestFindRefusesTooMany(t *testing.T) {
 // and leaves what it does alone.
 func TestFiresTogetherAreAsOneByOne(t *testing.T) {
 	seen := map[string]int{}
-	for seed := range uint64(6) {
+	for seed := range uint64(4) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		together, alone := openNew(t), openNew(t)
 		both := func(do func(s *Store) error) {
