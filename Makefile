@@ -158,7 +158,7 @@ test-unit: build
 	done
 
 .PHONY: test-console
-test-console: build
+test-console: console
 	@$(NODE) || { echo 'The tests of the console need Node 20.19 or later, with npm.'; exit 1; }
 	@echo '== console: types and unit tests'
 	@cd $(CONSOLE) && npm run --silent check && npm run --silent test
@@ -167,7 +167,7 @@ test-console: build
 .PHONY: test-show
 test-show: build
 	@$(MAKE) test-console >coverage/console.log 2>&1 & console=$$!; \
-	failed=; $(MAKE) show || failed=1; wait $$console || failed=1; \
+	failed=; $(MAKE) show BIN="$(BIN)" BUILD="$(BUILD)" || failed=1; wait $$console || failed=1; \
 	cat coverage/console.log; test -z "$$failed"
 
 .PHONY: test-browser
