@@ -5,8 +5,8 @@ export default defineConfig({
   testDir: 'browser',
   outputDir: 'browser/results',
   globalSetup: './browser/system.ts',
-  timeout: 60_000,
-  expect: { timeout: 15_000 },
+  timeout: 120_000, // on a busy machine
+  expect: { timeout: 30_000 },
   forbidOnly: !!process.env.CI,
   retries: 0,
   workers: 2,

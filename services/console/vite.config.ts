@@ -30,6 +30,7 @@ export default defineConfig({
     setupFiles: ['src/testing.ts'],
     css: false,
     maxWorkers: '100%',
+    testTimeout: 20_000,
     server: { deps: { inline: [/@rjsf\//] } },
   },
 })

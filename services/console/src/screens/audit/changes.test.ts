@@ -58,8 +58,8 @@ describe('the subject', () => {
     expect(of('job.update', 'job_1', { name: 'new' }, { name: 'old' })).toEqual({ name: 'new', to: '/jobs/job_1' })
     expect(of('job.create', 'job_1')).toEqual({ name: 'job_1', to: '/jobs/job_1' })
   })
-  it('has no page when it is gone', () => {
-    expect(of('job.delete', 'job_1', null, { name: 'old' })).toEqual({ name: 'old', to: undefined })
+  it('has a page when it is gone too: its history', () => {
+    expect(of('job.delete', 'job_1', null, { name: 'old' })).toEqual({ name: 'old', to: '/jobs/job_1' })
   })
   it('is a run, by the name of its job', () => {
     expect(of('job.run', 'exec_1:m/2', { job_name: 'nightly' })).toEqual({ name: 'nightly', to: '/runs/exec_1%3Am%2F2' })

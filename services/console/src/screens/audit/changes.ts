@@ -71,8 +71,8 @@ export function subjectOf(entry: Pick<AuditEntry, 'action' | 'object' | 'before'
   const word = (key: string) => (typeof state[key] === 'string' ? (state[key] as string) : '')
   const id = encodeURIComponent(entry.object)
   if (entry.object.startsWith('exec_')) return { name: word('job_name') || entry.object, to: `/runs/${id}` }
-  // A deleted job has no page any more.
-  if (entry.object.startsWith('job_')) return { name: word('name') || entry.object, to: entry.action === 'job.delete' ? undefined : `/jobs/${id}` }
+  // The page of a deleted job has its history.
+  if (entry.object.startsWith('job_')) return { name: word('name') || entry.object, to: `/jobs/${id}` }
   if (entry.action.startsWith('worker.')) return { name: word('host') || entry.object, to: '/workers' }
   if (entry.action.startsWith('user.')) return { name: entry.object, to: '/users' }
   return { name: entry.object }
