@@ -38,12 +38,19 @@ func (s *executionService) ListExecutions(ctx context.Context, req *almanacv1.Li
 		}
 	}
 	out := &almanacv1.ListExecutionsResponse{Total: int32(total)}
+	out.Executions, err = s.messages(page)
+	return out, err
+}
+
+// messages describes executions, those that run with their progress.
+func (s *executionService) messages(page []*job.Execution) ([]*almanacv1.Execution, error) {
+	var out []*almanacv1.Execution
 	for _, e := range page {
 		m, err := executionMessage(e, s.Dispatcher.Progress)
 		if err != nil {
 			return nil, err
 		}
-		out.Executions = append(out.Executions, m)
+		out = append(out, m)
 	}
 	return out, nil
 }
@@ -69,14 +76,8 @@ func (s *executionService) ListActivity(ctx context.Context, req *almanacv1.List
 		return nil, fmt.Errorf("list what goes on: %w", err)
 	}
 	out := &almanacv1.ListActivityResponse{Total: int32(total)}
-	for _, e := range page {
-		m, err := executionMessage(e, s.Dispatcher.Progress)
-		if err != nil {
-			return nil, err
-		}
-		out.Executions = append(out.Executions, m)
-	}
-	return out, nil
+	out.Executions, err = s.messages(page)
+	return out, err
 }
 
 func (s *executionService) find(ctx context.Context, id string) (*job.Execution, error) {

@@ -322,8 +322,13 @@ var historyOrder = bson.D{{Key: "scheduled_for", Value: -1}, {Key: "_id", Value:
 
 // Executions implements [store.History].
 func (s *Store) Executions(ctx context.Context, f store.ExecutionFilter) (page []*job.Execution, total int, err error) {
+	return s.executionPage(ctx, f.Offset, f.Limit, stretch{historyFilter(f), historyOrder})
+}
+
+// executionPage returns a page of a stretch of the executions, and how many it has.
+func (s *Store) executionPage(ctx context.Context, offset, limit int, from stretch) (page []*job.Execution, total int, err error) {
 	err = s.call(ctx, func(ctx context.Context) error {
-		found, n, err := pageOf[execution](ctx, s.executions, f.Offset, f.Limit, stretch{historyFilter(f), historyOrder})
+		found, n, err := pageOf[execution](ctx, s.executions, offset, limit, from)
 		if err != nil {
 			return err
 		}

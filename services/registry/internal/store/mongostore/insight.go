@@ -126,19 +126,7 @@ func (s *Store) Failures(ctx context.Context, since time.Time, offset, limit int
 		bson.D{{Key: "failed_order", Value: bson.D{{Key: "$gte", Value: order(since, "")}}}},
 		bson.D{{Key: "failed_order", Value: -1}},
 	}
-	err = s.call(ctx, func(ctx context.Context) error {
-		found, n, err := pageOf[execution](ctx, s.executions, offset, limit, failures)
-		if err != nil {
-			return err
-		}
-		total = n
-		page, err = decoded(found)
-		return err
-	})
-	if err != nil {
-		return nil, 0, err
-	}
-	return page, total, nil
+	return s.executionPage(ctx, offset, limit, failures)
 }
 
 // Pulse implements [store.Insight].
