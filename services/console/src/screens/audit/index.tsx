@@ -3,9 +3,10 @@ import { useDebouncedCallback, useMediaQuery } from '@mantine/hooks'
 import { IconChevronDown, IconChevronRight } from '@tabler/icons-react'
 import { useQuery } from '@tanstack/react-query'
 import { Fragment, useEffect, useState } from 'react'
-import { Link, useSearchParams } from 'react-router'
+import { Link } from 'react-router'
 import { auditQuery, usersQuery } from '../../api/queries'
 import type { AuditEntry } from '../../api/types'
+import { useAddress } from '../../parts/address'
 import { Copyable } from '../../parts/json'
 import { EmptyState, Loaded, Page } from '../../parts/page'
 import { RelativeTime } from '../../parts/time'
@@ -31,7 +32,7 @@ export function Component() {
 
 function Log() {
   const { every } = useLive()
-  const [params, setParams] = useSearchParams()
+  const { params, change: choose, clear } = useAddress({ pagesKept: true })
   const chosen = Object.fromEntries(filters.map((name) => [name, params.get(name) ?? ''])) as Record<(typeof filters)[number], string>
   const page = Math.max(1, Math.trunc(Number(params.get('page'))) || 1)
   const filtered = filters.some((name) => chosen[name])
@@ -40,16 +41,6 @@ function Log() {
     refetchInterval: every(5000),
   })
   const users = useQuery(usersQuery())
-  const choose = (name: string, value: string) =>
-    setParams(
-      (now) => {
-        if (name !== 'page') now.delete('page')
-        if (value) now.set(name, value)
-        else now.delete(name)
-        return now
-      },
-      { replace: name !== 'page' },
-    )
 
   return (
     <Page title="Audit">
@@ -61,7 +52,7 @@ function Log() {
         <Filter label="Action" placeholder="Such as job.update" value={chosen.action} options={Object.keys(actions)} choose={(v) => choose('action', v)} />
         <Filter label="Id of a job, run, worker or user" placeholder="job_…" value={chosen.object} choose={(v) => choose('object', v)} wide />
         {filtered && (
-          <Button variant="default" onClick={() => setParams({}, { replace: true })}>
+          <Button variant="default" onClick={clear}>
             Clear
           </Button>
         )}
@@ -73,7 +64,7 @@ function Log() {
             <Stack>
               {entries.length === 0 ? (
                 filtered || page > 1 ? (
-                  <EmptyState title="No entry matches" action={<Button variant="default" onClick={() => setParams({}, { replace: true })}>Show all entries</Button>}>
+                  <EmptyState title="No entry matches" action={<Button variant="default" onClick={clear}>Show all entries</Button>}>
                     Names and ids have to be given in full.
                   </EmptyState>
                 ) : (

@@ -2,9 +2,10 @@
 import { Button, Chip, Group, Paper, SimpleGrid, Stack, Text, TextInput, Title, UnstyledButton } from '@mantine/core'
 import { IconSearch } from '@tabler/icons-react'
 import { useQuery } from '@tanstack/react-query'
-import { Link, useSearchParams } from 'react-router'
+import { Link } from 'react-router'
 import { templatesQuery } from '../../api/queries'
 import type { Template } from '../../api/types'
+import { hasWords, useAddress } from '../../parts/address'
 import { fieldName } from '../../parts/json'
 import { EmptyState, Loaded, Page } from '../../parts/page'
 import { RiskBadge } from '../../parts/status'
@@ -14,10 +15,9 @@ import classes from './editor.module.css'
 /** Templates in which every word of the search occurs, of one category if it is given:
  * those that can run now first, then by name. */
 export function found(templates: Template[], search: string, category: string): Template[] {
-  const words = search.toLowerCase().split(/\s+/).filter(Boolean)
   return templates
     .filter((t) => !category || t.category === category)
-    .filter((t) => words.every((word) => `${t.name} ${t.description} ${t.category} ${t.id}`.toLowerCase().includes(word)))
+    .filter((t) => hasWords(`${t.name} ${t.description} ${t.category} ${t.id}`, search))
     .sort((a, b) => Number(b.available) - Number(a.available) || a.name.localeCompare(b.name))
 }
 
@@ -52,18 +52,9 @@ function Card({ template }: { template: Template }) {
 
 export function Gallery() {
   const templates = useQuery(templatesQuery())
-  const [params, setParams] = useSearchParams()
+  const { params, change: set, clear } = useAddress()
   const search = params.get('search') ?? ''
   const category = params.get('category') ?? ''
-  const set = (name: string, value: string) =>
-    setParams(
-      (now) => {
-        if (value) now.set(name, value)
-        else now.delete(name)
-        return now
-      },
-      { replace: true },
-    )
 
   return (
     <Page title="New job">
@@ -105,7 +96,7 @@ export function Gallery() {
                 )}
               </Group>
               {some.length === 0 ? (
-                <EmptyState title="No template matches" action={<Button variant="default" onClick={() => setParams({}, { replace: true })}>Show all {all.length}</Button>}>
+                <EmptyState title="No template matches" action={<Button variant="default" onClick={clear}>Show all {all.length}</Button>}>
                   None{category && ` of ${fieldName(category)}`} has all of “{search}” in its name or description.
                 </EmptyState>
               ) : (

@@ -1,8 +1,9 @@
 import { Anchor, Button, Card, Chip, Code, Group, SimpleGrid, Stack, Text, TextInput } from '@mantine/core'
 import { IconSearch } from '@tabler/icons-react'
 import type { UseQueryResult } from '@tanstack/react-query'
-import { Link, useSearchParams } from 'react-router'
+import { Link } from 'react-router'
 import type { Template } from '../../api/types'
+import { hasWords, useAddress } from '../../parts/address'
 import { fieldName } from '../../parts/json'
 import { EmptyState, Loaded, Page } from '../../parts/page'
 import { RiskBadge } from '../../parts/status'
@@ -11,13 +12,8 @@ import { AvailabilityBadge, DestructiveBadge } from './badges'
 import classes from './templates.module.css'
 
 /** The templates in which every word of the search occurs. */
-export function matching(templates: Template[], search: string): Template[] {
-  const words = search.toLowerCase().split(/\s+/).filter(Boolean)
-  return templates.filter((t) => {
-    const text = `${t.id} ${t.name} ${t.description} ${t.category}`.toLowerCase()
-    return words.every((word) => text.includes(word))
-  })
-}
+export const matching = (templates: Template[], search: string): Template[] =>
+  templates.filter((t) => hasWords(`${t.id} ${t.name} ${t.description} ${t.category}`, search))
 
 const categoryOf = (t: Template) => t.category || 'other'
 
@@ -31,18 +27,9 @@ export const ofCategory = (templates: Template[], category: string): Template[] 
     .sort((a, b) => categoryOf(a).localeCompare(categoryOf(b)) || a.name.localeCompare(b.name))
 
 export function Gallery({ templates }: { templates: UseQueryResult<Template[]> }) {
-  const [params, setParams] = useSearchParams()
+  const { params, change, clear } = useAddress()
   const search = params.get('search') ?? ''
   const category = params.get('category') ?? ''
-  const change = (name: string, value: string) =>
-    setParams(
-      (now) => {
-        if (value) now.set(name, value)
-        else now.delete(name)
-        return now
-      },
-      { replace: true },
-    )
 
   return (
     <Page title="Templates">
@@ -83,7 +70,7 @@ export function Gallery({ templates }: { templates: UseQueryResult<Template[]> }
                 </Group>
               </Chip.Group>
               {found.length === 0 ? (
-                <EmptyState title="No template matches" action={<Button variant="default" onClick={() => setParams({}, { replace: true })}>Show all {all.length}</Button>}>
+                <EmptyState title="No template matches" action={<Button variant="default" onClick={clear}>Show all {all.length}</Button>}>
                   None {category && `in ${fieldName(category)} `}has all of “{search}” in its name, description or category.
                 </EmptyState>
               ) : (

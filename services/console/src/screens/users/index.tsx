@@ -4,10 +4,11 @@ import { notifications } from '@mantine/notifications'
 import { IconDots, IconKey, IconPlus, IconSearch, IconTrash, IconUserShield } from '@tabler/icons-react'
 import { useQuery } from '@tanstack/react-query'
 import { type FormEvent, useState } from 'react'
-import { Link, useSearchParams } from 'react-router'
+import { Link } from 'react-router'
 import { ApiError, violationOf } from '../../api/client'
 import { useAddUser, useRemoveUser, usersQuery, useUpdateUser } from '../../api/queries'
 import type { Role, UserAccount } from '../../api/types'
+import { useAddress } from '../../parts/address'
 import { Confirm } from '../../parts/confirm'
 import { Copyable } from '../../parts/json'
 import { NewPassword, passwordProblem } from '../../parts/new-password'
@@ -47,19 +48,9 @@ function Users() {
   const { every } = useLive()
   const users = useQuery({ ...usersQuery(), refetchInterval: every(10_000) })
   const [doing, setDoing] = useState<Doing | null>(null)
-  const [params, setParams] = useSearchParams()
+  const { params, change } = useAddress()
   const search = params.get('search') ?? ''
   const close = () => setDoing(null)
-  const change = (name: string, value: string) =>
-    setParams(
-      (now) => {
-        if (name !== 'page') now.delete('page')
-        if (value) now.set(name, value)
-        else now.delete(name)
-        return now
-      },
-      { replace: true },
-    )
 
   return (
     <Page

@@ -1,4 +1,5 @@
 // What the fleet amounts to, and which of it is looked for.
+import { hasWords } from '../../parts/address'
 import type { Worker } from '../../api/types'
 
 /** Workers beat about every second; the registry gives them up some seconds after the last. */
@@ -30,11 +31,7 @@ export function fleetOf(workers: Worker[]): Fleet {
 }
 
 /** The workers in whose host, id, version, labels or templates every word occurs. */
-export function matching(workers: Worker[], search: string): Worker[] {
-  const words = search.toLowerCase().split(/\s+/).filter(Boolean)
-  if (words.length === 0) return workers
-  return workers.filter((w) => {
-    const text = [w.host, w.id, w.version, w.status, ...Object.entries(w.labels).map(([k, v]) => `${k}=${v}`), ...w.templates].join(' ').toLowerCase()
-    return words.every((word) => text.includes(word))
-  })
-}
+export const matching = (workers: Worker[], search: string): Worker[] =>
+  workers.filter((w) =>
+    hasWords([w.host, w.id, w.version, w.status, ...Object.entries(w.labels).map(([k, v]) => `${k}=${v}`), ...w.templates].join(' '), search),
+  )

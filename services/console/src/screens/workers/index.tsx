@@ -4,9 +4,10 @@ import { notifications } from '@mantine/notifications'
 import { IconAlertTriangle, IconCheck, IconChevronDown, IconChevronRight, IconPlayerPause, IconPlayerStop, IconSearch } from '@tabler/icons-react'
 import { useQuery } from '@tanstack/react-query'
 import { Fragment, useState } from 'react'
-import { Link, useSearchParams } from 'react-router'
+import { Link } from 'react-router'
 import { registriesQuery, templatesQuery, useDrainWorker, workersQuery } from '../../api/queries'
 import type { Registry, Worker } from '../../api/types'
+import { useAddress } from '../../parts/address'
 import { Confirm } from '../../parts/confirm'
 import { Copyable } from '../../parts/json'
 import { EmptyState, Loaded, Page } from '../../parts/page'
@@ -57,18 +58,8 @@ const NoWorker = () => (
 )
 
 function Fleet({ workers, ask }: { workers: Worker[]; ask: (worker: Worker) => void }) {
-  const [params, setParams] = useSearchParams()
+  const { params, change } = useAddress()
   const search = params.get('search') ?? ''
-  const change = (name: string, value: string) =>
-    setParams(
-      (now) => {
-        if (name !== 'page') now.delete('page')
-        if (value) now.set(name, value)
-        else now.delete(name)
-        return now
-      },
-      { replace: true },
-    )
   const fleet = fleetOf(workers)
   const found = matching(workers, search)
   const pages = Math.max(1, Math.ceil(found.length / perPage))
