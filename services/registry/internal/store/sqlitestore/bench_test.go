@@ -172,6 +172,38 @@ func BenchmarkBurst(b *testing.B) {
 	b.ReportMetric(float64(used.Microseconds())/float64(b.N*len(jobs)), "cpu-us/fire")
 }
 
+// BenchmarkRunNow reads a job and runs it by hand, as the API does, one after the
+// other.
+func BenchmarkRunNow(b *testing.B) {
+	s := benchStore(b)
+	jobs := benchJobs(b, s, 100)
+	b.Run("read", func(b *testing.B) {
+		used := cpu()
+		for i := range b.N {
+			if _, err := s.Job(b.Context(), jobs[i%len(jobs)].ID); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64((cpu()-used).Microseconds())/float64(b.N), "cpu-us/job")
+	})
+	b.Run("write", func(b *testing.B) {
+		used := cpu()
+		for i := range b.N {
+			j, key := jobs[i%len(jobs)], job.NewID("")
+			id := job.ExecutionID(j.ID, job.TriggerManual, key)
+			e := &job.Execution{
+				ID: id, JobID: j.ID, JobVersion: 1, Trigger: job.TriggerManual, Key: key, TriggeredByUser: "bench",
+				ScheduledFor: benchStart, CreatedAt: benchStart, Frozen: j.Freeze(true), Status: job.Pending, WakeAt: benchStart,
+			}
+			audit := &store.Audit{At: benchStart, User: "bench", Address: "127.0.0.1", Action: "job.run", Object: id, After: []byte(`{"status":"pending"}`)}
+			if _, _, err := s.RunNow(b.Context(), store.RunNow{Execution: e, Now: benchStart, Audit: audit}); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64((cpu()-used).Microseconds())/float64(b.N), "cpu-us/run")
+	})
+}
+
 // benchFire returns the leased fire of a job.
 func benchFire(j *job.Job, frozen job.Frozen, at time.Time, h job.Holder) *store.Fire {
 	key := job.FireKey(at)

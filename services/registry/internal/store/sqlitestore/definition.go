@@ -239,7 +239,9 @@ func (d *data) jobByKey(key int64) (s standing, ok bool, err error) {
 	var next, last time.Time
 	s.key = key
 	var gone bool
-	ok, err = d.one(`SELECT version, next_run_at, slot, live, last_run_at, deleted, last_end FROM job_state JOIN jobs ON key = job WHERE job = ?`, args{key},
+	// Not a join with a bare parameter: SQLite would prepare the statement anew each
+	// time it is bound, to plan with the value.
+	ok, err = d.one(`SELECT version, next_run_at, slot, live, last_run_at, (SELECT deleted FROM jobs WHERE key = job), last_end FROM job_state WHERE job = ?`, args{key},
 		func(r row) {
 			version, next, s.slot, s.live, gone = r.int(0), r.time(1), r.int(2), r.int(3), r.bool(5)
 			if r.int(4) > 0 {

@@ -21,66 +21,111 @@ func (s *Store) RunNow(ctx context.Context, r store.RunNow) (stored *job.Executi
 	if !ok || text == "" {
 		return nil, false, unavailable(fmt.Errorf("run %s: it is not a manual run", e.ID))
 	}
-	err = s.write(ctx, func(w *writer) error {
-		stored, replayed = nil, false
-		p, known, err := w.locate(e.ID)
-		if err != nil {
+	err = s.write(ctx, func(w *writer) (err error) {
+		if stored, replayed, err = w.runNow(r, text); !refusal(err) {
 			return err
 		}
-		if known {
-			rec, err := w.execution(p.seq)
-			stored, replayed = rec.Execution, true
+		// A refusal is for runs that are not there yet.
+		p, known, lerr := w.locate(e.ID)
+		if lerr != nil {
+			return lerr
+		}
+		if !known {
 			return err
 		}
-		j, ok, err := w.job(e.JobID)
-		switch {
-		case err != nil:
-			return err
-		case !ok || j.Deleted && !job.System(e.JobID):
-			return job.ErrNotFound
-		case e.Exclusive && j.slot != 0:
-			holder, err := w.execution(j.slot)
-			if err != nil {
-				return err
-			}
-			return &job.SlotHeldError{By: holder.ID}
-		}
-		record, err := w.newRecord(e, j.key, e.ScheduledFor, text)
-		if err != nil {
-			return err
-		}
-		if r.PerHour > 0 {
-			if err := w.quota(e.TriggeredByUser, r.PerHour, r.Now); err != nil {
-				return err
-			}
-			if _, err := w.exec(`INSERT INTO manual_runs (user, at, execution) VALUES (?, ?, ?)`, args{e.TriggeredByUser, r.Now, record.seq}); err != nil {
-				return err
-			}
-		}
-		slot := int64(none)
-		if e.Exclusive {
-			slot = record.seq
-		}
-		if _, err := w.exec(`UPDATE job_state SET live = live + 1, slot = coalesce(slot, ?) WHERE job = ?`, args{slot, j.key}); err != nil {
-			return err
-		}
-		n, err := w.insert([]newRecord{record})
-		if err != nil {
-			return err
-		}
-		if n != 1 {
-			return fmt.Errorf("run %s: it appeared within the transaction", e.ID)
-		}
-		if err := w.audit(r.Audit); err != nil {
-			return err
-		}
-		stored = asKept(e)
-		return nil
+		stored, replayed, err = w.replay(p.seq)
+		return err
 	})
 	if err != nil {
 		return nil, false, err
 	}
 	return stored, replayed, nil
+}
+
+// runNow inserts a manual run with the cause, unless it is there. That it is new is
+// what nearly all are, so nobody looks before: what was there already shows when
+// nothing is inserted.
+func (w *writer) runNow(r store.RunNow, text string) (stored *job.Execution, replayed bool, err error) {
+	e := r.Execution
+	key, slot, err := w.runnable(e.JobID)
+	if err != nil {
+		return nil, false, err
+	}
+	if e.Exclusive && slot != 0 {
+		holder, err := w.execution(slot)
+		if err != nil {
+			return nil, false, err
+		}
+		return nil, false, &job.SlotHeldError{By: holder.ID}
+	}
+	if r.PerHour > 0 {
+		if err := w.quota(e.TriggeredByUser, r.PerHour, r.Now); err != nil {
+			return nil, false, err
+		}
+	}
+	record, err := w.newRecord(e, key, e.ScheduledFor, text)
+	if err != nil {
+		return nil, false, err
+	}
+	n, err := w.insert([]newRecord{record})
+	if err != nil {
+		return nil, false, err
+	}
+	if n == 0 {
+		w.seq--
+		delete(w.places, e.ID)
+		p, known, err := w.locate(e.ID)
+		if err == nil && !known {
+			err = fmt.Errorf("run %s: it was not inserted, and is not there", e.ID)
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		return w.replay(p.seq)
+	}
+	if r.PerHour > 0 {
+		if err := w.countRun(e.TriggeredByUser, r.Now, record.seq); err != nil {
+			return nil, false, err
+		}
+	}
+	taken := int64(none)
+	if e.Exclusive {
+		taken = record.seq
+	}
+	if _, err := w.exec(`UPDATE job_state SET live = live + 1, slot = coalesce(slot, ?) WHERE job = ?`, args{taken, key}); err != nil {
+		return nil, false, err
+	}
+	if err := w.audit(r.Audit); err != nil {
+		return nil, false, err
+	}
+	return asKept(e), false, nil
+}
+
+// runnable returns the key of a job that may be run by hand, and the holder of its
+// slot, 0 for none.
+func (w *writer) runnable(id string) (key, slot int64, err error) {
+	key, ok, err := w.jobKey(id)
+	if err != nil {
+		return 0, 0, err
+	}
+	if !ok {
+		return 0, 0, job.ErrNotFound
+	}
+	gone := false
+	if _, err := w.one(`SELECT slot, (SELECT deleted FROM jobs WHERE key = job) FROM job_state WHERE job = ?`, args{key},
+		func(r row) { slot, gone = r.int(0), r.bool(1) }); err != nil {
+		return 0, 0, err
+	}
+	if gone && !job.System(id) {
+		return 0, 0, job.ErrNotFound
+	}
+	return key, slot, nil
+}
+
+// replay returns a run that was there already.
+func (w *writer) replay(seq int64) (*job.Execution, bool, error) {
+	rec, err := w.execution(seq)
+	return rec.Execution, true, err
 }
 
 // asKept is a new record as it would be read again.
@@ -97,9 +142,8 @@ func asKept(e *job.Execution) *job.Execution {
 // quota returns a *job.LimitError when the user has used up the runs of the
 // last hour.
 func (w *writer) quota(user string, limit int, now time.Time) error {
-	since := now.Add(-quotaWindow)
 	var times []int64
-	if err := w.each(`SELECT at FROM manual_runs WHERE user = ? AND at > ? ORDER BY at`, args{user, since}, func(r row) error {
+	if err := w.each(`SELECT at FROM manual_runs WHERE user = ? AND at > ? ORDER BY at`, args{user, now.Add(-quotaWindow)}, func(r row) error {
 		times = append(times, r.int(0))
 		return nil
 	}); err != nil {
@@ -108,7 +152,16 @@ func (w *writer) quota(user string, limit int, now time.Time) error {
 	if n := len(times); n >= limit {
 		return &job.LimitError{What: "manual runs an hour", Limit: limit, Until: fromMillis(times[n-limit]).Add(quotaWindow)}
 	}
-	_, err := w.exec(`DELETE FROM manual_runs WHERE user = ? AND at <= ?`, args{user, since})
+	return nil
+}
+
+// countRun counts a run against the user's quota, and forgets those of the user
+// that do not count any more.
+func (w *writer) countRun(user string, now time.Time, seq int64) error {
+	if _, err := w.exec(`DELETE FROM manual_runs WHERE user = ? AND at <= ?`, args{user, now.Add(-quotaWindow)}); err != nil {
+		return err
+	}
+	_, err := w.exec(`INSERT INTO manual_runs (user, at, execution) VALUES (?, ?, ?)`, args{user, now, seq})
 	return err
 }
 
