@@ -32,6 +32,18 @@ const (
 	leastPing   = 5 * time.Second
 )
 
+// Windows of flow control, in bytes. They are fixed: otherwise each side keeps
+// measuring the connection with a ping and its answer for nearly every message of
+// a quiet one, two frames and two system calls on top of each.
+const (
+	streamWindow     = 1 << 20
+	connectionWindow = 4 << 20
+)
+
+// streamWorkers is how many goroutines a server keeps for calls. A new one for each
+// call would grow its stack anew down to the database.
+const streamWorkers = 64
+
 // TLS says how a connection is protected. The zero value is a client's TLS with
 // the system's authorities.
 type TLS struct {
@@ -57,6 +69,9 @@ func ServerOptions(t TLS) ([]grpc.ServerOption, error) {
 		grpc.Creds(creds),
 		grpc.MaxRecvMsgSize(MaxMessageBytes),
 		grpc.MaxSendMsgSize(MaxMessageBytes),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connectionWindow),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: leastPing, PermitWithoutStream: true}),
 	}, nil
@@ -90,6 +105,8 @@ func DialOptions(t TLS, token func() (string, error)) ([]grpc.DialOption, error)
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes), grpc.MaxCallSendMsgSize(MaxMessageBytes)),
+		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticConnWindowSize(connectionWindow),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout}),
 	}
 	if token != nil {

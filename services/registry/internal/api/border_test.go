@@ -318,7 +318,8 @@ func (outage) Ready(context.Context) error { return errOutage }
 func (outage) Jobs(context.Context, store.JobFilter) ([]*job.Job, int, error) {
 	return nil, 0, errOutage
 }
-func (outage) Job(context.Context, string) (*job.Job, error) { return nil, errOutage }
+func (outage) Job(context.Context, string) (*job.Job, error)        { return nil, errOutage }
+func (outage) Definition(context.Context, string) (*job.Job, error) { return nil, errOutage }
 func (outage) CreateJob(context.Context, store.CreateJob) (*job.Job, bool, error) {
 	return nil, false, errOutage
 }

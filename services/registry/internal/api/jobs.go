@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -381,9 +382,9 @@ func (s *jobService) RunJob(ctx context.Context, req *almanacv1.RunJobRequest) (
 		}
 	}
 
-	j, err := s.live(ctx, req.Id)
+	j, err := s.Store.Definition(ctx, req.Id)
 	if err != nil {
-		return nil, err
+		return nil, noSuch("job", req.Id, err)
 	}
 	if !match.allows(j.Version) {
 		return nil, job.ErrVersion
@@ -398,11 +399,7 @@ func (s *jobService) RunJob(ctx context.Context, req *almanacv1.RunJobRequest) (
 		ScheduledFor: at, CreatedAt: at, WakeAt: at, Frozen: j.Freeze(s.Templates.Idempotent(j.TemplateType)),
 		Status: job.Pending, Exclusive: j.Overlap == job.OverlapForbid,
 	}
-	m, err := executionMessage(e, s.Dispatcher.Progress)
-	if err != nil {
-		return nil, err
-	}
-	a, err := audit(ctx, now, "job.run", id, nil, m)
+	a, err := auditRun(ctx, now, "job.run", e)
 	if err != nil {
 		return nil, err
 	}
@@ -495,11 +492,7 @@ func (s *jobService) TryJob(ctx context.Context, req *almanacv1.TryJobRequest) (
 		ScheduledFor: at, CreatedAt: at, WakeAt: at, Frozen: j.Freeze(entry.Idempotent), Status: job.Pending,
 	}
 	e.Frozen.Retry, e.Frozen.Notifications = job.RetryPolicy{}, job.Notifications{}
-	m, err := executionMessage(e, s.Dispatcher.Progress)
-	if err != nil {
-		return nil, err
-	}
-	a, err := audit(ctx, now, "job.try", e.ID, nil, m)
+	a, err := auditRun(ctx, now, "job.try", e)
 	if err != nil {
 		return nil, err
 	}
@@ -517,10 +510,45 @@ func canDryRun(entry *templates.Entry) bool {
 	return entry.Destructive || dryRun["type"] == "boolean"
 }
 
+// auditOf says who did what, but not yet what changed.
+func auditOf(ctx context.Context, now time.Time, action, object string) *store.Audit {
+	who := callerOf(ctx)
+	return &store.Audit{At: now.UTC().Truncate(time.Millisecond), User: who.User, Address: who.address, Action: action, Object: object}
+}
+
+// askedRun is what the audit log keeps of a run that somebody asked for: what was
+// decided then, by the names that an execution has in the API. It is written with
+// each such run, where the whole message would cost more than inserting the record.
+type askedRun struct {
+	ID               string            `json:"id"`
+	JobID            string            `json:"job_id"`
+	JobName          string            `json:"job_name"`
+	JobVersion       int               `json:"job_version"`
+	TemplateType     string            `json:"template_type"`
+	Parameters       json.RawMessage   `json:"parameters,omitempty"`
+	ScheduledFor     time.Time         `json:"scheduled_for"`
+	Organisation     string            `json:"organisation"`
+	Priority         int               `json:"priority"`
+	ExecutorSelector map[string]string `json:"executor_selector"`
+}
+
+// auditRun describes a run that the caller asked for.
+func auditRun(ctx context.Context, now time.Time, action string, e *job.Execution) (*store.Audit, error) {
+	a := auditOf(ctx, now, action, e.ID)
+	var err error
+	a.After, err = json.Marshal(askedRun{
+		ID: e.ID, JobID: e.JobID, JobName: e.Frozen.JobName, JobVersion: e.JobVersion, TemplateType: e.Frozen.TemplateType, Parameters: e.Frozen.Parameters,
+		ScheduledFor: e.ScheduledFor, Organisation: e.Frozen.Organisation, Priority: e.Frozen.Priority, ExecutorSelector: selectorLabels(e.Frozen.Selector),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("describe for the audit log: %w", err)
+	}
+	return a, nil
+}
+
 // audit describes a mutation by the caller; before and after may be nil.
 func audit(ctx context.Context, now time.Time, action, object string, before, after proto.Message) (*store.Audit, error) {
-	who := callerOf(ctx)
-	a := &store.Audit{At: now.UTC().Truncate(time.Millisecond), User: who.User, Address: who.address, Action: action, Object: object}
+	a := auditOf(ctx, now, action, object)
 	for _, side := range []struct {
 		of proto.Message
 		to *[]byte

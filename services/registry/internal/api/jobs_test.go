@@ -756,6 +756,11 @@ func TestMutationsAreAudited(t *testing.T) {
 	if want := []string{"job.delete", "execution.cancel", "job.run", "job.update", "job.create"}; !slices.Equal(actions, want) {
 		t.Errorf("actions %v", actions)
 	}
+	asked, _ := entries[2].(map[string]any)
+	if run, _ := asked["after"].(map[string]any); asked["before"] != nil || run["id"] != execution || run["job_id"] != id || run["job_name"] != "a job" ||
+		run["job_version"] != 2.0 || run["scheduled_for"] != "2026-11-23T12:00:00Z" || run["organisation"] != "default" {
+		t.Errorf("run %v", asked)
+	}
 	created, _ := entries[4].(map[string]any)
 	updated, _ := entries[3].(map[string]any)
 	deleted, _ := entries[0].(map[string]any)

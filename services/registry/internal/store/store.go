@@ -184,6 +184,10 @@ type Definitions interface {
 	// in Jobs and EditJob, is the latest StartedAt that any of its records was
 	// given; elsewhere LastRunAt may be unset. Errors: job.ErrNotFound.
 	Job(ctx context.Context, id string) (*job.Job, error)
+	// Definition returns what a live job says, as it stands, without what changes
+	// with its runs (NextRunAt, LastRunAt, State). It is shared: not to be written
+	// to. Errors: job.ErrNotFound.
+	Definition(ctx context.Context, id string) (*job.Job, error)
 	// Jobs returns a page of the live jobs and how many match.
 	Jobs(ctx context.Context, f JobFilter) (page []*job.Job, total int, err error)
 	// PutTemplates inserts or replaces templates by type; a lower version than

@@ -369,6 +369,32 @@ func (s *Store) Job(ctx context.Context, id string) (j *job.Job, err error) {
 	return j, err
 }
 
+// Definition implements [store.Definitions]. Another registry may have edited the job
+// just now, so nothing is remembered.
+func (s *Store) Definition(ctx context.Context, id string) (j *job.Job, err error) {
+	err = s.call(ctx, func(ctx context.Context) error {
+		d, err := s.definedJob(ctx, id)
+		if err != nil {
+			return err
+		}
+		if d == nil || d.Provisional != nil {
+			return job.ErrNotFound
+		}
+		if j, err = d.decode(); err != nil {
+			return err
+		}
+		if j.Deleted {
+			return job.ErrNotFound
+		}
+		j.NextRunAt = time.Time{}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return j, nil
+}
+
 func (d *definedJob) state() job.State {
 	if d.State == "" {
 		return job.StateNever

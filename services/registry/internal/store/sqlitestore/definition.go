@@ -78,8 +78,8 @@ const (
 type versionKey struct{ job, version int64 }
 
 // cache remembers what never changes once it is committed: the keys of jobs and
-// their versions. What it holds is shared and not to be written to. It is safe
-// for concurrent use.
+// their versions; and which version of a live job is the present one. What it holds
+// is shared and not to be written to. It is safe for concurrent use.
 type cache struct {
 	mu       sync.RWMutex
 	keys     map[string]int64
@@ -87,10 +87,63 @@ type cache struct {
 	versions map[versionKey]*job.Job
 	size     int
 	waiting  map[string]place // records that were read in order to be leased
+
+	// present holds versions by the keys of jobs. edits counts the transactions that
+	// changed some: what was read before one is not remembered after it.
+	present map[int64]int64
+	edits   int
 }
 
 func newCache() *cache {
-	return &cache{keys: map[string]int64{}, ids: map[int64]string{}, versions: map[versionKey]*job.Job{}, waiting: map[string]place{}}
+	return &cache{
+		keys: map[string]int64{}, ids: map[int64]string{}, versions: map[versionKey]*job.Job{}, waiting: map[string]place{}, present: map[int64]int64{},
+	}
+}
+
+// definition returns the present version of a live job, nil when that is not
+// remembered.
+func (c *cache) definition(id string) *job.Job {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	key, ok := c.keys[id]
+	if !ok {
+		return nil
+	}
+	version, ok := c.present[key]
+	if !ok {
+		return nil
+	}
+	return c.versions[versionKey{key, version}]
+}
+
+// beforeReading returns what learnPresent wants to know.
+func (c *cache) beforeReading() (edits int) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.edits
+}
+
+// learnPresent remembers a version that was read as the present one, unless there
+// were edits since.
+func (c *cache) learnPresent(key, version int64, edits int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.edits != edits {
+		return
+	}
+	if len(c.present) >= maxKeys {
+		clear(c.present)
+	}
+	c.present[key] = version
+}
+
+// edited forgets which versions are the present ones. The writer calls it after a
+// commit that changed some, before anybody learns of it.
+func (c *cache) edited() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.edits++
+	clear(c.present)
 }
 
 func (c *cache) key(id string) (int64, bool) {
@@ -158,8 +211,8 @@ func (c *cache) learnPlaces(records []record) {
 type data struct {
 	*conn
 	cache *cache
-	// defining is set while the transaction holds definitions that are not
-	// committed: nothing read then may be remembered.
+	// defining is set while the transaction changes definitions: nothing read then
+	// may be remembered.
 	defining bool
 }
 

@@ -189,6 +189,7 @@ func (s *Store) DeleteJob(ctx context.Context, id string, version int, now time.
 			return job.ErrVersion
 		}
 		was = st.Job
+		w.defining = true
 		if _, err := w.exec(`UPDATE jobs SET deleted = 1 WHERE key = ?`, args{st.key}); err != nil {
 			return err
 		}
@@ -243,6 +244,30 @@ func (s *Store) Job(ctx context.Context, id string) (j *job.Job, err error) {
 		j = st.Job
 		j.State = st.state
 		return nil
+	})
+	return j, err
+}
+
+// Definition implements [store.Definitions].
+func (s *Store) Definition(ctx context.Context, id string) (*job.Job, error) {
+	if j := s.cache.definition(id); j != nil {
+		return j, nil
+	}
+	edits := s.cache.beforeReading()
+	var j *job.Job
+	err := s.read(ctx, func(d *data) error {
+		st, ok, err := d.job(id)
+		if err != nil {
+			return err
+		}
+		if !ok || st.Deleted {
+			return job.ErrNotFound
+		}
+		version := int64(st.Version)
+		if j, err = d.version(st.key, version); err == nil {
+			s.cache.learnPresent(st.key, version, edits)
+		}
+		return err
 	})
 	return j, err
 }

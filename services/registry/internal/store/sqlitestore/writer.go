@@ -294,7 +294,10 @@ func (w *writer) attempt(batch []part) (err error) {
 			err = fmt.Errorf("commit: %w", err)
 		}
 	}
-	w.defining = false
+	if w.defining {
+		w.cache.edited()
+		w.defining = false
+	}
 	if err != nil {
 		// SQLite may have rolled back already.
 		if !w.AutocommitEnabled() {

@@ -256,6 +256,41 @@ var definitionTests = map[string]func(*suite){
 		mine.Name = "changed"
 		s.same(s.job(j.ID), j)
 	},
+	"the definition is the present one": func(s *suite) {
+		definition := func(id string, err error) *job.Job {
+			got, failed := s.Definition(s.Context(), id)
+			if err != nil {
+				s.fails(failed, err)
+			} else {
+				s.ok(failed)
+			}
+			return got
+		}
+		definition("job_nobody", job.ErrNotFound)
+		j := s.create()
+		said := func() *job.Job {
+			now := s.job(j.ID)
+			now.NextRunAt, now.LastRunAt = time.Time{}, time.Time{}
+			return now
+		}
+		s.same(definition(j.ID, nil), said())
+		s.edit(j, func(j *job.Job) { j.Parameters = json.RawMessage(`{"edited":true}`) })
+		for range 2 { // the second may be remembered
+			s.same(definition(j.ID, nil), said())
+		}
+		other := s.create()
+		e := leased(other, 1)
+		s.done(fire(other, e))
+		s.done(change(e, e.Start(at(1), at(1), nil)))
+		s.same(definition(j.ID, nil), said())
+		j = other
+		s.same(definition(j.ID, nil), said())
+		_, err := s.DeleteJob(s.Context(), j.ID, 0, at(2), nil)
+		s.ok(err)
+		definition(j.ID, job.ErrNotFound)
+		s.reopen()
+		definition(j.ID, job.ErrNotFound)
+	},
 	"templates": func(s *suite) {
 		t := job.Template{
 			Type: "b", Version: 2, Name: "B", Description: "<b>", Category: "c", Icon: "🧹", Schema: json.RawMessage(`{"type":"object"}`),

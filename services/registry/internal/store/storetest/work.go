@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
@@ -365,6 +366,29 @@ func race(n int, f func(i int) bool) int {
 }
 
 var raceTests = map[string]func(*suite){
+	"definitions that are read while they are edited": func(s *suite) {
+		j := s.create()
+		var version atomic.Int64 // of the last edit that was answered
+		version.Store(1)
+		edits := s.scale(100, 10)
+		race(4, func(i int) bool {
+			for int(version.Load()) <= edits {
+				if i == 0 {
+					j = s.edit(j, func(j *job.Job) { j.Description = fmt.Sprint("edit ", j.Version) })
+					version.Store(int64(j.Version))
+					continue
+				}
+				least := version.Load()
+				got, err := s.Definition(s.Context(), j.ID)
+				if err != nil || got.Version < int(least) {
+					s.Errorf("after version %d was answered: %v, %v", least, got, err)
+					return false
+				}
+			}
+			return true
+		})
+		s.same(s.job(j.ID).Version, edits+1)
+	},
 	"fires of one job": func(s *suite) {
 		j := s.create()
 		rounds := s.scale(10, 3)
