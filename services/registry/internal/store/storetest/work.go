@@ -368,6 +368,7 @@ func race(n int, f func(i int) bool) int {
 var raceTests = map[string]func(*suite){
 	"definitions that are read while they are edited": func(s *suite) {
 		j := s.create()
+		id := j.ID               // j belongs to the editor below
 		var version atomic.Int64 // of the last edit that was answered
 		version.Store(1)
 		edits := s.scale(100, 10)
@@ -379,7 +380,7 @@ var raceTests = map[string]func(*suite){
 					continue
 				}
 				least := version.Load()
-				got, err := s.Definition(s.Context(), j.ID)
+				got, err := s.Definition(s.Context(), id)
 				if err != nil || got.Version < int(least) {
 					s.Errorf("after version %d was answered: %v, %v", least, got, err)
 					return false
