@@ -553,8 +553,8 @@ func (s *state) frame(st *stream, now time.Time) *almanacv1.LeaseRequest {
 	clear(st.progress)
 	f.Started = make([]*almanacv1.Started, 0, len(st.starts))
 	for _, a := range st.starts {
-		if a.phase == over {
-			continue
+		if a.phase == over || a.phase == ended {
+			continue // the result says when it began
 		}
 		if a.phase == waiting && !a.startSent {
 			// The clock that the go-ahead is measured by, and the time-out's.

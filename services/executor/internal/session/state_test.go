@@ -761,3 +761,19 @@ func TestSessionConfigAnnounces(t *testing.T) {
 		t.Error("a registry without a port was accepted")
 	}
 }
+
+// TestEndedBeforeItsStartWasSaid: the result says when the run began, so its start
+// is not said beside it.
+func TestEndedBeforeItsStartWasSaid(t *testing.T) {
+	b := newBench(t, 2)
+	b.connect()
+	b.assign("quick", 1, idem)
+	b.assign("slow", 1, idem)
+	b.end("quick", success)
+	f := b.frame()
+	b.expect("started", started(f), []string{"slow/1"})
+	b.expect("results", results(f), []string{"quick/1 success "})
+	if at := f.GetResults()[0].GetStartedAt().AsTime(); !at.Equal(b.now) {
+		t.Errorf("the result says that it began at %v", at)
+	}
+}
