@@ -314,7 +314,7 @@ func parseJSON(text []byte, maxBytes int) (map[string]any, error) {
 		return nil, fmt.Errorf("must be at most %d KiB of JSON, but is %d KiB", maxBytes>>10, (len(text)+1023)>>10)
 	}
 	plain := map[string]any{}
-	if len(text) == 0 {
+	if len(text) == 0 || string(text) == "{}" {
 		return plain, nil
 	}
 	if err := json.Unmarshal(text, &plain); err != nil {

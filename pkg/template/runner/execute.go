@@ -25,9 +25,9 @@ func Execute(ctx context.Context, t *template.Compiled, run *Run, report templat
 		return failed(template.Fail(template.CodeValidation, "timezone %q is not known here: %w", run.Timezone, err))
 	}
 	if run.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, run.Timeout)
-		defer cancel()
+		limited := &limitedContext{parent: ctx, deadline: time.Now().Add(run.Timeout)}
+		defer limited.end()
+		ctx = limited
 	}
 	got, err := guarded(t, report, func() (template.Result, error) {
 		params, err := t.ParseParams(run.Params, run.Allowed)
@@ -49,6 +49,43 @@ func Execute(ctx context.Context, t *template.Compiled, run *Run, report templat
 	})
 	return ending(ctx, got, err)
 }
+
+// limitedContext is context.WithDeadline, made when somebody first wants to know of
+// its end: a run that takes no time never does, and a timer costs more than the
+// rest of it. It is safe for concurrent use.
+type limitedContext struct {
+	parent   context.Context
+	deadline time.Time
+
+	mu     sync.Mutex
+	made   context.Context // nil until then
+	cancel context.CancelFunc
+}
+
+func (c *limitedContext) context() context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.made == nil {
+		c.made, c.cancel = context.WithDeadline(c.parent, c.deadline)
+	}
+	return c.made
+}
+
+// end lets go of the timer. Who asks for the first time afterwards hears what the
+// parent says, which ends with the attempt.
+func (c *limitedContext) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.made == nil {
+		c.made, c.cancel = c.parent, func() {}
+	}
+	c.cancel()
+}
+
+func (c *limitedContext) Deadline() (time.Time, bool) { return c.context().Deadline() }
+func (c *limitedContext) Done() <-chan struct{}       { return c.context().Done() }
+func (c *limitedContext) Err() error                  { return c.context().Err() }
+func (c *limitedContext) Value(key any) any           { return c.context().Value(key) }
 
 // zones keeps what loadZone has read: reading one takes longer than a short run
 // does otherwise. Registries let only one name through for each zone there is.

@@ -267,7 +267,7 @@ func (b *bench) collect(ctx context.Context, ids []string, within time.Duration)
 			}
 			if execution == nil {
 				missing = true
-				if err := sleep(ctx, 5*time.Millisecond); err != nil {
+				if err := sleep(ctx, 20*time.Millisecond); err != nil {
 					return outcome{}, fmt.Errorf("job %s has not run: %w", ids[i], err)
 				}
 			}

@@ -106,7 +106,7 @@ func TestEach(t *testing.T) {
 
 func TestUntil(t *testing.T) {
 	asked := 0
-	if err := until(t.Context(), time.Minute, func(context.Context) error {
+	if err := until(t.Context(), time.Minute, time.Millisecond, func(context.Context) error {
 		if asked++; asked < 3 {
 			return errors.New("not yet")
 		}
@@ -115,7 +115,7 @@ func TestUntil(t *testing.T) {
 		t.Errorf("asked %d times, %v", asked, err)
 	}
 	never := errors.New("never")
-	if err := until(t.Context(), time.Millisecond, func(context.Context) error { return never }); !errors.Is(err, never) || !errors.Is(err, context.DeadlineExceeded) {
+	if err := until(t.Context(), time.Millisecond, time.Millisecond, func(context.Context) error { return never }); !errors.Is(err, never) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
 }

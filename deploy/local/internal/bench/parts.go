@@ -26,7 +26,7 @@ func (b *bench) backlogRun(ctx context.Context, runs int) error {
 		if err := executor.Signal(syscall.SIGTERM); err != nil {
 			return err
 		}
-		if err := until(ctx, 10*time.Second, func(context.Context) error {
+		if err := until(ctx, 10*time.Second, 5*time.Millisecond, func(context.Context) error {
 			if running, _ := executor.Running(); running {
 				return errors.New("the executor does not end")
 			}
@@ -53,7 +53,7 @@ func (b *bench) backlogRun(ctx context.Context, runs int) error {
 		// The last ones first: while something is missing little is asked, for
 		// asking slows down what is measured.
 		for i := runs - 1; i >= max(0, runs-sample); i-- {
-			if _, err := b.awaitEnd(ctx, ids[i]); err != nil {
+			if _, err := b.awaitEnd(ctx, ids[i], 50*time.Millisecond); err != nil {
 				return err
 			}
 		}
@@ -84,9 +84,9 @@ func (b *bench) createManual(ctx context.Context, jobs int) ([]string, error) {
 	})
 }
 
-// awaitEnd waits until the execution is over, and returns it.
-func (b *bench) awaitEnd(ctx context.Context, id string) (ended *almanacv1.Execution, err error) {
-	err = until(ctx, collectWithin, func(ctx context.Context) error {
+// awaitEnd waits until the execution is over, asking every so often, and returns it.
+func (b *bench) awaitEnd(ctx context.Context, id string, every time.Duration) (ended *almanacv1.Execution, err error) {
+	err = until(ctx, collectWithin, every, func(ctx context.Context) error {
 		answer, err := b.executions.GetExecution(ctx, &almanacv1.GetExecutionRequest{ExecutionId: id})
 		if err != nil {
 			return err
@@ -177,7 +177,7 @@ func (b *bench) steady(ctx context.Context, rate int) error {
 		found := make([]*almanacv1.Execution, len(ids))
 		if err := each(ctx, len(ids), func(ctx context.Context, i int) error {
 			var err error
-			found[i], err = b.awaitEnd(ctx, ids[i])
+			found[i], err = b.awaitEnd(ctx, ids[i], 5*time.Millisecond)
 			return err
 		}); err != nil {
 			return err
@@ -299,7 +299,7 @@ func (b *bench) runNow(ctx context.Context, runs int) error {
 				return err
 			}
 			answered[i] = time.Since(asked)
-			if err := until(ctx, 30*time.Second, func(ctx context.Context) error {
+			if err := until(ctx, 30*time.Second, 5*time.Millisecond, func(ctx context.Context) error {
 				execution, logs, err := client.Execution(ctx, id)
 				if err != nil {
 					return err
@@ -321,8 +321,8 @@ func (b *bench) runNow(ctx context.Context, runs int) error {
 	})
 }
 
-// until polls until the condition returns nil.
-func until(ctx context.Context, within time.Duration, condition func(context.Context) error) error {
+// until asks every so often until the condition returns nil.
+func until(ctx context.Context, within, every time.Duration, condition func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for {
@@ -330,7 +330,7 @@ func until(ctx context.Context, within time.Duration, condition func(context.Con
 		if why == nil {
 			return nil
 		}
-		if err := sleep(ctx, 5*time.Millisecond); err != nil {
+		if err := sleep(ctx, every); err != nil {
 			return fmt.Errorf("%w (%w)", why, err)
 		}
 	}

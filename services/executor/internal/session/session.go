@@ -160,7 +160,7 @@ func (s *Session) unready(why string) { s.health.Store(&why) }
 func (s *Session) Run(ctx context.Context, drain <-chan struct{}) error {
 	defer s.runs.Wait()
 	l := &loop{
-		Session: s, ctx: ctx, alarm: alarm{after: s.config.After, rang: make(chan struct{}, 1)},
+		Session: s, ctx: ctx, lasting: context.WithoutCancel(ctx), alarm: alarm{after: s.config.After, rang: make(chan struct{}, 1)},
 		trouble: notReached, looked: make(chan found), opened: make(chan opening), news: make(chan news),
 	}
 	for _, t := range s.targets {
@@ -203,6 +203,9 @@ type loop struct {
 	ctx   context.Context // that of Run, which the loop does not outlive
 	alarm alarm
 	spare []event
+
+	lasting context.Context // of work: it ends by its attempt's cancel only
+	begun   backlog
 
 	lookups []*lookup
 	looked  chan found
@@ -339,26 +342,58 @@ func (l *loop) drained(now time.Time) bool {
 
 // start begins the work of an attempt.
 func (l *loop) start(a *attempt) {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(l.ctx))
-	a.cancel = cancel
-	l.runs.Add(1)
-	go func() {
-		defer l.runs.Done()
-		deepen()
-		result, isolation := l.config.Runner.Run(ctx, &a.run, &a.report)
-		cancel(nil)
-		l.inbox.put(event{attempt: a, end: true, at: l.config.Now(), result: result, isolation: isolation})
-	}()
+	w := &work{attempt: a}
+	w.ctx, w.cancel = context.WithCancelCause(l.lasting)
+	a.cancel = w.cancel
+	l.begun.put(w)
+	l.runs.Go(l.labour)
 }
 
-// deepen gives its goroutine at once the stack that a run inside this process
-// needs. It would grow in steps otherwise, each moving all frames of the run, which
-// takes about as long as a short run does.
-//
-//go:noinline
-func deepen() {
-	var room [6 << 10]byte
-	runtime.KeepAlive(&room)
+// labour does work that has begun until there is none that nobody does. There is
+// one for each attempt, so that none waits for another; when work takes no time,
+// the first does that of many, with the stack that it has grown for one.
+func (l *loop) labour() {
+	for w := l.begun.take(); w != nil; w = l.begun.take() {
+		result, isolation := l.config.Runner.Run(w.ctx, &w.run, &w.report)
+		w.cancel(nil)
+		l.inbox.put(event{attempt: w.attempt, end: true, at: l.config.Now(), result: result, isolation: isolation})
+	}
+}
+
+// work is that of an attempt, until somebody does it.
+type work struct {
+	*attempt
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+}
+
+// backlog is work that nobody does yet, the oldest first. It is safe for concurrent
+// use.
+type backlog struct {
+	mu   sync.Mutex
+	work []*work
+	next int // those before it are taken
+}
+
+func (b *backlog) put(w *work) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.work = append(b.work, w)
+}
+
+// take returns the oldest, or nil.
+func (b *backlog) take() *work {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.next == len(b.work) {
+		return nil
+	}
+	w := b.work[b.next]
+	b.work[b.next] = nil
+	if b.next++; b.next == len(b.work) {
+		b.work, b.next = b.work[:0], 0
+	}
+	return w
 }
 
 // connect opens a stream without waiting for it.
