@@ -16,6 +16,7 @@ type newRecord struct {
 	seq, job int64
 	at       time.Time
 	cause    string // empty for a scheduled run
+	frozen   string // what it was frozen with, as far as its job's version does not say it
 
 	fire   *store.Fire   // that it comes from, nil for a manual run
 	answer *store.Answer // of the fire
@@ -172,13 +173,33 @@ var together = [...]int{16, 4, 1}
 // insert inserts as many records as one of together, and returns how many of them
 // were not there by their identity.
 func (w *writer) insert(records []newRecord) (int, error) {
+	plain := true
+	for i := range records {
+		r := &records[i]
+		var err error
+		if r.frozen, err = w.frozen(r); err != nil {
+			return 0, fmt.Errorf("record %s: %w", r.ID, err)
+		}
+		plain = plain && r.plain()
+		w.remember(r.ID, place{r.seq, r.job, r.Exclusive})
+	}
+	if plain {
+		s := w.plainInserts[len(records)]
+		for i := range records {
+			r, p := &records[i], i*plainParameters
+			bindLease(s, p+1, &r.state, r.Execution)
+			s.BindInt64(p+10, r.seq)
+			s.BindInt64(p+11, r.job)
+			s.BindInt64(p+12, millis(r.at))
+			s.BindInt64(p+13, int64(r.JobVersion))
+			s.BindBool(p+14, r.Frozen.Idempotent)
+			s.BindInt64(p+15, r.CreatedAt.UnixMilli())
+		}
+		return w.step(s)
+	}
 	s := w.inserts[len(records)]
 	for i := range records {
 		r, p := &records[i], i*insertParameters
-		frozen, err := w.frozen(r)
-		if err != nil {
-			return 0, fmt.Errorf("record %s: %w", r.ID, err)
-		}
 		bindState(s, p+1, &r.state, r.Execution)
 		s.BindInt64(p+16, r.seq)
 		s.BindInt64(p+17, r.job)
@@ -186,12 +207,17 @@ func (w *writer) insert(records []newRecord) (int, error) {
 		s.BindText(p+19, r.cause)
 		s.BindInt64(p+20, int64(r.JobVersion))
 		s.BindBool(p+21, r.Frozen.Idempotent)
-		bindOptional(s, p+22, frozen)
+		bindOptional(s, p+22, r.frozen)
 		bindOptional(s, p+23, r.TriggeredByUser)
 		s.BindInt64(p+24, r.CreatedAt.UnixMilli())
-		w.remember(r.ID, place{r.seq, r.job, r.Exclusive})
 	}
 	return w.step(s)
+}
+
+// plain tells whether a record is like nearly all that fires insert: it never
+// began, and says nothing that its job's version does not.
+func (r *newRecord) plain() bool {
+	return r.cause == "" && r.TriggeredByUser == "" && r.frozen == "" && r.state.neverBegan()
 }
 
 // frozen returns what the record was frozen with, or nothing if its job's version
@@ -378,13 +404,6 @@ func (w *writer) seatTaken(seq int64, e *job.Execution) (bool, error) {
 // writeRecord is the compare-and-set of a record, with what follows from it: the
 // counts, and the slot that is given up.
 func (w *writer) writeRecord(p place, from, token int64, uncancelled bool, st *state, e *job.Execution) (int, error) {
-	s := w.change
-	bindState(s, 1, st, e)
-	s.BindInt64(16, p.seq)
-	s.BindInt64(17, from)
-	s.BindInt64(18, token)
-	s.BindBool(19, uncancelled)
-	bindOptional(s, 20, seatOf(e))
 	was := end{at: none}
 	if from >= success {
 		var err error
@@ -392,7 +411,7 @@ func (w *writer) writeRecord(p place, from, token int64, uncancelled bool, st *s
 			return 0, err
 		}
 	}
-	n, err := w.step(s)
+	n, err := w.setState(p, from, token, uncancelled, st, e)
 	if err != nil || n == 0 {
 		return 0, err
 	}
@@ -420,6 +439,28 @@ func (w *writer) writeRecord(p place, from, token int64, uncancelled bool, st *s
 		w.remember(e.ID, place{p.seq, p.job, p.exclusive && e.Exclusive})
 	}
 	return n, nil
+}
+
+// setState is the compare-and-set itself.
+func (w *writer) setState(p place, from, token int64, uncancelled bool, st *state, e *job.Execution) (int, error) {
+	if st.status == from && from < success && e.Seat == 0 && st.neverBegan() {
+		s := w.lease
+		bindLease(s, 1, st, e)
+		s.BindInt64(10, p.seq)
+		s.BindInt64(11, token)
+		s.BindBool(12, uncancelled)
+		if n, err := w.step(s); err != nil || n > 0 {
+			return n, err
+		}
+	}
+	s := w.change
+	bindState(s, 1, st, e)
+	s.BindInt64(16, p.seq)
+	s.BindInt64(17, from)
+	s.BindInt64(18, token)
+	s.BindBool(19, uncancelled)
+	bindOptional(s, 20, seatOf(e))
+	return w.step(s)
 }
 
 // count moves a record of the job from one status to another in the counts, and

@@ -172,35 +172,46 @@ func (s *state) decode(e *job.Execution) error {
 
 // bindState binds what a Change writes to the 15 parameters from first on.
 func bindState(s *sqlite.Stmt, first int, st *state, e *job.Execution) {
+	bindLease(s, first, st, e)
+	s.BindBool(first+9, st.ownAttempt)
+	bindInt(s, first+10, st.startedAt)
+	bindInt(s, first+11, st.completedAt)
+	bindOptional(s, first+12, st.isolation)
+	bindOptional(s, first+13, st.result)
+	bindOptional(s, first+14, st.detail)
+}
+
+// bindLease binds who holds the record and who looks at it to the 9 parameters from
+// first on: all that there is of one that never began.
+func bindLease(s *sqlite.Stmt, first int, st *state, e *job.Execution) {
 	s.BindInt64(first, st.status)
 	s.BindInt64(first+1, st.token)
 	bindOptional(s, first+2, st.session)
 	bindOptional(s, first+3, st.stream)
 	s.BindInt64(first+4, st.number)
 	bindOptional(s, first+5, st.host)
-	s.BindBool(first+6, st.ownAttempt)
-	bindInt(s, first+7, st.startedAt)
-	bindInt(s, first+8, st.completedAt)
-	bindOptional(s, first+9, st.isolation)
-	bindOptional(s, first+10, st.result)
-	bindOptional(s, first+11, st.detail)
 	wake := millis(e.WakeAt)
 	switch {
 	case e.Status.Ended() && wake == none:
-		s.BindNull(first + 12)
+		s.BindNull(first + 6)
 	case e.Status.Ended():
-		s.BindInt64(first+12, queueOwing)
+		s.BindInt64(first+6, queueOwing)
 	case e.Leased() || e.Status == job.Running:
-		s.BindInt64(first+12, queueHeld)
+		s.BindInt64(first+6, queueHeld)
 	default:
-		s.BindText(first+12, e.Frozen.Queue().String())
+		s.BindText(first+6, e.Frozen.Queue().String())
 	}
-	bindInt(s, first+13, wake)
+	bindInt(s, first+7, wake)
 	if e.Exclusive {
-		s.BindInt64(first+14, 1)
+		s.BindInt64(first+8, 1)
 	} else {
-		s.BindNull(first + 14)
+		s.BindNull(first + 8)
 	}
+}
+
+// neverBegan tells whether bindLease binds all that there is.
+func (s *state) neverBegan() bool {
+	return !s.ownAttempt && s.startedAt == none && s.completedAt == none && s.isolation == "" && s.result == "" && s.detail == ""
 }
 
 // seatOf returns which seat the record takes as it is kept: no two records have
@@ -212,7 +223,10 @@ func seatOf(e *job.Execution) string {
 	return e.Frozen.TemplateType + "#" + strconv.Itoa(e.Seat)
 }
 
-const stateColumns = `status, token, session, stream, number, host, own_attempt, started_at, completed_at, isolation, result, detail, queue, wake_at, exclusive`
+const (
+	leaseColumns = `status, token, session, stream, number, host, queue, wake_at, exclusive`
+	stateColumns = leaseColumns + `, own_attempt, started_at, completed_at, isolation, result, detail`
+)
 
 // selectExecution reads whole records; what follows it narrows the choice. It
 // joins nothing: SQLite compiles a join afresh for each use with new parameters,

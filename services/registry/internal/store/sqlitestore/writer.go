@@ -151,15 +151,18 @@ type writer struct {
 
 const maxPlaces = 1 << 17
 
-// insertParameters is how many parameters a record to insert has.
-const insertParameters = 24
+// Parameters of a record to insert, and of a plain one (newRecord.plain).
+const (
+	insertParameters = 24
+	plainParameters  = 15
+)
 
 // hot are the statements of the paths that every run takes.
 type hot struct {
 	begin, commit, rollback *sqlite.Stmt
-	advance, change         *sqlite.Stmt
+	advance, change, lease  *sqlite.Stmt
 	queueEnds               *sqlite.Stmt
-	inserts                 map[int]*sqlite.Stmt // by how many records
+	inserts, plainInserts   map[int]*sqlite.Stmt // by how many records
 }
 
 func newWriter(s *Store, c *conn) (*writer, error) {
@@ -174,8 +177,13 @@ func newWriter(s *Store, c *conn) (*writer, error) {
 		{&w.queueEnds, `INSERT INTO ended (ends) VALUES (?)`},
 		{&w.advance, `UPDATE job_state SET next_run_at = ?1, slot = coalesce(slot, ?2), live = live + ?3, skipped = skipped + ?4
 			WHERE job = ?5 AND version = ?6 AND next_run_at = ?7 AND (?2 IS NULL OR slot IS NULL)`},
-		{&w.change, `UPDATE executions SET seat = ?20, (` + stateColumns + `) = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, exclusive & ?15)
+		{&w.change, `UPDATE executions SET seat = ?20, (` + stateColumns + `) = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, exclusive & ?9, ?10, ?11, ?12, ?13, ?14, ?15)
 			WHERE seq = ?16 AND status = ?17 AND token = ?18 AND (?19 = 0 OR cancel IS NULL)`},
+		// A change of what begins, without the columns of the indexes that only ends and
+		// seats are in: SQLite opens all that an update might concern.
+		{&w.lease, `UPDATE executions SET (token, session, stream, number, host, queue, wake_at, exclusive) = (?2, ?3, ?4, ?5, ?6, ?7, ?8, exclusive & ?9),
+			own_attempt = 0, started_at = NULL, isolation = NULL, result = NULL, detail = NULL
+			WHERE seq = ?10 AND status = ?1 AND token = ?11 AND (?12 = 0 OR cancel IS NULL) AND completed_at IS NULL AND seat IS NULL`},
 	} {
 		stmt, err := c.Prepare(h.text)
 		if err != nil {
@@ -183,15 +191,23 @@ func newWriter(s *Store, c *conn) (*writer, error) {
 		}
 		*h.stmt = stmt
 	}
-	w.inserts = map[int]*sqlite.Stmt{}
-	for _, n := range together {
-		row := `, (` + marks(insertParameters) + `)`
-		stmt, err := c.Prepare(`INSERT INTO executions (` + stateColumns + `, seq, job, at, cause, version, idempotent, frozen, triggered_by, created_at)
-			VALUES ` + strings.Repeat(row, n)[2:] + ` ON CONFLICT DO NOTHING`)
-		if err != nil {
-			return nil, err
+	w.inserts, w.plainInserts = map[int]*sqlite.Stmt{}, map[int]*sqlite.Stmt{}
+	for _, kind := range []struct {
+		by         map[int]*sqlite.Stmt
+		columns    string
+		parameters string
+	}{
+		{w.inserts, stateColumns + `, seq, job, at, cause, version, idempotent, frozen, triggered_by, created_at`, marks(insertParameters)},
+		{w.plainInserts, leaseColumns + `, seq, job, at, version, idempotent, created_at, cause`, marks(plainParameters) + `, ''`},
+	} {
+		for _, n := range together {
+			rows := strings.Repeat(`, (`+kind.parameters+`)`, n)[2:]
+			stmt, err := c.Prepare(`INSERT INTO executions (` + kind.columns + `) VALUES ` + rows + ` ON CONFLICT DO NOTHING`)
+			if err != nil {
+				return nil, err
+			}
+			kind.by[n] = stmt
 		}
-		w.inserts[n] = stmt
 	}
 	var err error
 	w.seq, err = w.lastSeq()
