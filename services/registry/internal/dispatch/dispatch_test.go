@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/almanac-scheduler/almanac/pkg/schedule"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/job"
 	"github.com/almanac-scheduler/almanac/services/registry/internal/store"
@@ -568,5 +570,73 @@ func TestFramesAreBounded(t *testing.T) {
 	}
 	if next != 605 {
 		t.Errorf("%d assignments sent", next)
+	}
+}
+
+// TestEverythingElseWaitsForABurst: until the last full batch of fires is in the
+// store, but no longer than that is fair.
+func TestEverythingElseWaitsForABurst(t *testing.T) {
+	l := newLoop(Config{Log: zap.NewNop()})
+	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	l.now = now
+	fire := func(n int) {
+		for range n {
+			j := &job.Job{ID: job.NewID("job_")}
+			l.fire(&item{job: j}, &store.Fire{Execution: &job.Execution{JobID: j.ID, Status: job.Skipped}})
+		}
+	}
+	var underWay []*batch
+	hand := func() {
+		for b := l.takeBatch(true); b != nil; b = l.takeBatch(true) {
+			underWay = append(underWay, b)
+		}
+	}
+	answer := func() {
+		b := underWay[0]
+		underWay = underWay[1:]
+		b.answers = make([]store.Answer, len(b.ops))
+		for i := range b.answers {
+			b.answers[i].Outcome = store.Lost // nothing follows
+		}
+		l.written(now, b)
+		hand()
+	}
+	passes := func(want bool) {
+		t.Helper()
+		l.other = append(l.other, &write{op: &store.Beat{}, st: &Stream{ready: make(chan struct{}, 1)}})
+		b := l.takeBatch(false)
+		if (b != nil) != want {
+			t.Fatalf("passes %v with %d fires waiting and %d under way", !want, l.fires, l.firing)
+		}
+		if b != nil {
+			b.answers = []store.Answer{}
+			for range b.ops {
+				b.answers = append(b.answers, store.Answer{Outcome: store.Done})
+			}
+			l.written(now, b)
+		}
+	}
+	passes(true)
+	fire(2*maxBatch + maxBatch/2)
+	passes(false) // they wait
+	hand()
+	passes(false) // two batches are under way, the rest waits
+	answer()
+	passes(false) // a batch and a half are under way
+	answer()
+	passes(true) // half a batch: other fires are as few at any time
+	answer()
+
+	fire(2 * maxBatch)
+	hand()
+	passes(false)
+	now = now.Add(maxYield)
+	l.now = now
+	passes(true)
+	passes(false) // for another while
+	answer()
+	answer()
+	if l.firing != 0 || l.fires != 0 {
+		t.Errorf("%d waiting and %d under way at the end", l.fires, l.firing)
 	}
 }

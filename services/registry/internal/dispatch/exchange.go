@@ -38,7 +38,8 @@ type batch struct {
 // takeBatch returns the next batch of its kind, or nil. Fires and leases are
 // handed over ahead of everything else, which waits a little while there are
 // more fires than one batch holds: many times that fall due together start
-// before the first of them are written as ended.
+// before the first of them are written as ended. The last of them are on their way
+// to the store then, which would write the rest beside them.
 func (l *loop) takeBatch(urgent bool) *batch {
 	if l.failures > 0 && l.now.Before(l.retryAt) {
 		return nil
@@ -59,6 +60,7 @@ func (l *loop) takeBatch(urgent bool) *batch {
 	for _, w := range b.writes {
 		if w.fire != nil {
 			l.fires--
+			l.firing++
 		}
 	}
 	if !urgent {
@@ -93,7 +95,7 @@ func (l *loop) takeBatch(urgent bool) *batch {
 
 // yields tells whether everything else waits for fires now.
 func (l *loop) yields() bool {
-	if l.fires == 0 {
+	if l.fires == 0 && l.firing < maxBatch {
 		l.yielding = time.Time{}
 		return false
 	}
@@ -121,6 +123,9 @@ func (l *loop) written(now time.Time, b *batch) {
 	var err error
 	for i, w := range b.writes {
 		a := b.answers[i]
+		if w.fire != nil {
+			l.firing--
+		}
 		if a.Outcome == store.Unknown {
 			again, err = append(again, w), a.Err
 			if w.fire != nil {

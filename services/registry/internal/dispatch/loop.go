@@ -71,6 +71,7 @@ type loop struct {
 
 	flights  [2]int    // batches under way: of fires and leases, of everything else
 	fires    int       // fires in urgent
+	firing   int       // fires under way
 	yielding time.Time // since when everything else waits for fires; zero while it does not
 	failures int       // store failures in a row
 	retryAt  time.Time // nothing is submitted before
