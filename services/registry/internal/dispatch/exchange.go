@@ -461,7 +461,7 @@ func (l *loop) sawSessions(r *read) {
 }
 
 func (l *loop) knowSession(seen store.Session) *session {
-	s := &session{id: seen.ID, host: seen.Host, count: seen.Count, lastChange: l.now, opened: l.now, held: map[string]*lease{}}
+	s := &session{id: seen.ID, host: seen.Host, count: seen.Count, lastChange: l.now, opened: l.now}
 	l.sessions[seen.ID] = s
 	return s
 }

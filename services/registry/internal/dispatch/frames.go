@@ -18,7 +18,7 @@ import (
 func (l *loop) openStream(st *Stream, h Hello) {
 	s := l.sessions[h.Session]
 	if s == nil {
-		s = &session{id: h.Session, host: h.Host, held: map[string]*lease{}, opened: l.now, lastChange: l.now}
+		s = &session{id: h.Session, host: h.Host, opened: l.now, lastChange: l.now}
 		l.sessions[h.Session] = s
 	}
 	l.reported(s, h.Held, h.Holdings)
@@ -39,8 +39,8 @@ func (l *loop) openStream(st *Stream, h Hello) {
 	for _, x := range h.Held {
 		held[x.ID] = x.Token
 	}
-	for _, id := range slices.Sorted(maps.Keys(s.held)) {
-		ls := s.held[id]
+	for _, ls := range byID(s.held) {
+		id := ls.e.ID
 		if token, ok := held[id]; ok && token == ls.e.Token {
 			delete(held, id)
 			ls.st, ls.number = st, 0
@@ -276,15 +276,14 @@ func (l *loop) heartbeat(st *Stream, h *Heartbeat) {
 		}
 	}
 	st.suspects = suspects
-	var missing []string
-	for id, ls := range s.held {
-		if ls.st == st && ls.number <= h.LastNumber && ls.outcome == nil && ls.gone == here && !held[Holding{id, ls.e.Token}] {
-			missing = append(missing, id)
+	var missing []*lease
+	for _, ls := range s.held {
+		if ls.st == st && ls.number <= h.LastNumber && ls.outcome == nil && ls.gone == here && !held[Holding{ls.e.ID, ls.e.Token}] {
+			missing = append(missing, ls)
 		}
 	}
-	slices.Sort(missing)
-	for _, id := range missing {
-		l.lost(s.held[id], notHeld)
+	for _, ls := range byID(missing) {
+		l.lost(ls, notHeld)
 	}
 }
 
@@ -298,8 +297,8 @@ func (l *loop) endSession(s *session) {
 	for _, st := range slices.Clone(s.streams) {
 		l.closeStream(st, ErrSessionEnded)
 	}
-	for _, id := range slices.Sorted(maps.Keys(s.held)) {
-		l.lost(s.held[id], dead)
+	for _, ls := range byID(s.held) {
+		l.lost(ls, dead)
 	}
 	l.soon(pollSettle) // what other registries leased to it
 }

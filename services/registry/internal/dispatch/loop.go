@@ -101,7 +101,7 @@ type session struct {
 	ending     bool
 	draining   bool      // an administrator's wish, as last seen in the store
 	streams    []*Stream // open ones
-	held       map[string]*lease
+	held       []*lease
 	report     *report // what it last said of its streams; nil before it said anything here
 }
 
@@ -159,6 +159,8 @@ const (
 // durable.
 type lease struct {
 	e       *job.Execution // as durable
+	sess    *session       // among whose held it is, nil for none
+	at      int            // its place there
 	st      *Stream        // the stream to talk over; nil while there is none
 	number  int64          // on that stream; 0 when the executor named it itself
 	counted bool           // among its tenant's running ones
@@ -728,17 +730,13 @@ func (l *loop) accepted(e *job.Execution, st *Stream, stored *job.Execution, err
 func (l *loop) leased(e *job.Execution, st *Stream) {
 	st.sent++
 	ls := &lease{e: e, st: st, number: st.sent, counted: true}
-	l.held[e.ID] = ls
+	l.hold(ls)
 	if !st.open {
 		// Never sent, so nobody can hold it.
 		ls.st, ls.gone = nil, handedBack
-		if s := l.sessions[e.Session]; s != nil {
-			s.held[e.ID] = ls
-		}
 		l.want(ls)
 		return
 	}
-	st.session.held[e.ID] = ls
 	a := Assignment{
 		Number: ls.number, ID: e.ID, Token: e.Token, JobID: e.JobID, JobName: e.Frozen.JobName,
 		Organisation: e.Frozen.Organisation, TemplateType: e.Frozen.TemplateType, Trigger: e.Trigger,
@@ -852,15 +850,39 @@ func (l *loop) changed(w *write, a store.Answer) {
 	}
 }
 
+// hold keeps a lease, also among those of its session while that is known.
+func (l *loop) hold(ls *lease) {
+	l.held[ls.e.ID] = ls
+	if s := l.sessions[ls.e.Session]; s != nil {
+		ls.sess, ls.at = s, len(s.held)
+		s.held = append(s.held, ls)
+	}
+}
+
+// leave takes a lease from among those of its session.
+func (ls *lease) leave() {
+	if ls.sess == nil {
+		return
+	}
+	held := ls.sess.held
+	last := held[len(held)-1]
+	held[ls.at], last.at = last, ls.at
+	held[len(held)-1] = nil
+	ls.sess.held, ls.sess = held[:len(held)-1], nil
+}
+
+// byID returns the leases in the order of their executions.
+func byID(leases []*lease) []*lease {
+	return slices.SortedFunc(slices.Values(leases), func(a, b *lease) int { return strings.Compare(a.e.ID, b.e.ID) })
+}
+
 // release forgets a lease that is over, and says so to its holder.
 func (l *loop) release(ls *lease) {
 	if l.held[ls.e.ID] == ls {
 		delete(l.held, ls.e.ID)
-		if s := l.sessions[ls.e.Session]; s != nil {
-			delete(s.held, ls.e.ID)
-		}
 		l.progress.forget(ls.e.ID)
 	}
+	ls.leave()
 	if ls.counted {
 		ls.counted = false
 		l.tenant(ls.e.Frozen.Organisation).running--
@@ -922,9 +944,8 @@ func (l *loop) unexpected(st *Stream, h Holding, then func(*lease)) {
 			return
 		}
 		ls := &lease{e: e, st: st}
-		if s := l.sessions[e.Session]; s != nil {
-			l.held[e.ID] = ls
-			s.held[e.ID] = ls
+		if l.sessions[e.Session] != nil {
+			l.hold(ls)
 			ls.counted = true
 			l.tenant(e.Frozen.Organisation).running++
 		}
