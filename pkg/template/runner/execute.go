@@ -25,7 +25,7 @@ func Execute(ctx context.Context, t *template.Compiled, run *Run, report templat
 		return failed(template.Fail(template.CodeValidation, "timezone %q is not known here: %w", run.Timezone, err))
 	}
 	if run.Timeout > 0 {
-		limited := &limitedContext{parent: ctx, deadline: time.Now().Add(run.Timeout)}
+		limited := &limitedContext{parent: ctx, deadline: time.Now().Add(run.Timeout)} //nolint:forbidigo // as context.WithTimeout would
 		defer limited.end()
 		ctx = limited
 	}
