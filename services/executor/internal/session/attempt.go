@@ -37,7 +37,8 @@ type attempt struct {
 	timeout    time.Duration
 
 	phase     phase
-	alive     bool // its work goes on, or is being killed
+	alive     bool            // its work goes on, or is being killed
+	ctx       context.Context // of its work; it and cancel are set before that begins
 	cancel    context.CancelCauseFunc
 	why       error     // the cause given to cancel, or nil
 	began     time.Time // when the attempt's clock started: work begun, or Started first sent

@@ -7,10 +7,8 @@ import (
 
 // start begins the work of an attempt.
 func (l *loop) start(a *attempt) {
-	w := &work{attempt: a}
-	w.ctx, w.cancel = context.WithCancelCause(l.lasting)
-	a.cancel = w.cancel
-	l.begun.put(w)
+	a.ctx, a.cancel = context.WithCancelCause(l.lasting)
+	l.begun.put(a)
 	l.runs.Go(l.labour)
 }
 
@@ -18,45 +16,38 @@ func (l *loop) start(a *attempt) {
 // one for each attempt, so that none waits for another; when work takes no time,
 // the first does that of many, with the stack that it has grown for one.
 func (l *loop) labour() {
-	for w := l.begun.take(); w != nil; w = l.begun.take() {
-		result, isolation := l.config.Runner.Run(w.ctx, &w.run, &w.report)
-		w.cancel(nil)
-		l.inbox.put(event{attempt: w.attempt, end: true, at: l.config.Now(), result: result, isolation: isolation})
+	for a := l.begun.take(); a != nil; a = l.begun.take() {
+		result, isolation := l.config.Runner.Run(a.ctx, &a.run, &a.report)
+		a.cancel(nil)
+		l.inbox.put(event{attempt: a, end: true, at: l.config.Now(), result: result, isolation: isolation})
 	}
 }
 
-// work is that of an attempt, until somebody does it.
-type work struct {
-	*attempt
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-}
-
-// backlog is work that nobody does yet, the oldest first. It is safe for concurrent
-// use.
+// backlog is the attempts whose work has begun and that nobody does yet, the oldest
+// first. It is safe for concurrent use.
 type backlog struct {
-	mu   sync.Mutex
-	work []*work
-	next int // those before it are taken
+	mu       sync.Mutex
+	attempts []*attempt
+	next     int // those before it are taken
 }
 
-func (b *backlog) put(w *work) {
+func (b *backlog) put(a *attempt) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.work = append(b.work, w)
+	b.attempts = append(b.attempts, a)
 }
 
 // take returns the oldest, or nil.
-func (b *backlog) take() *work {
+func (b *backlog) take() *attempt {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.next == len(b.work) {
+	if b.next == len(b.attempts) {
 		return nil
 	}
-	w := b.work[b.next]
-	b.work[b.next] = nil
-	if b.next++; b.next == len(b.work) {
-		b.work, b.next = b.work[:0], 0
+	a := b.attempts[b.next]
+	b.attempts[b.next] = nil
+	if b.next++; b.next == len(b.attempts) {
+		b.attempts, b.next = b.attempts[:0], 0
 	}
-	return w
+	return a
 }
