@@ -28,8 +28,8 @@ import (
 )
 
 // server is the MongoDB that the tests of this package share: the one that
-// ALMANAC_TEST_MONGODB_URI names, or the stand-in built from this repository and
-// started on first use.
+// ALMANAC_TEST_MONGODB_URI names, or the stand-in, started on first use from the
+// binary that ALMANAC_STANDIN_BIN names or, without that, built from this repository.
 var server sharedServer
 
 type sharedServer struct {
@@ -60,13 +60,16 @@ func (s *sharedServer) start() {
 		s.err = err
 		return
 	}
-	binary := filepath.Join(dir, "standin")
-	build := exec.Command("go", "build", "-o", binary, ".")
-	build.Dir = filepath.Join("..", "..", "..", "..", "deploy", "standin")
-	build.Env = append(os.Environ(), "GOWORK=off")
-	if output, err := build.CombinedOutput(); err != nil {
-		s.err = errors.Join(fmt.Errorf("build the stand-in: %w\n%s", err, output), os.RemoveAll(dir))
-		return
+	binary := os.Getenv("ALMANAC_STANDIN_BIN")
+	if binary == "" {
+		binary = filepath.Join(dir, "standin")
+		build := exec.Command("go", "build", "-o", binary, ".")
+		build.Dir = filepath.Join("..", "..", "..", "..", "deploy", "standin")
+		build.Env = append(os.Environ(), "GOWORK=off")
+		if output, err := build.CombinedOutput(); err != nil {
+			s.err = errors.Join(fmt.Errorf("build the stand-in: %w\n%s", err, output), os.RemoveAll(dir))
+			return
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	command := exec.CommandContext(ctx, binary, "--listen", "127.0.0.1:0", "--data", filepath.Join(dir, "data"))

@@ -117,7 +117,7 @@ func New(config Config) (*Session, error) {
 		identity: hello, templates: templates, slots: config.Slots,
 		limits: limits{lines: config.LogLines, bytes: config.LogBytes},
 		inbox:  s.inbox, logger: config.Logger, newID: rand.Text, ttl: firstTTL,
-		attempts: map[string]*attempt{}, dying: map[string]*attempt{},
+		attempts: make(map[string]*attempt, config.Slots), dying: map[string]*attempt{},
 	}
 	s.unready(notReached)
 	return s, nil
