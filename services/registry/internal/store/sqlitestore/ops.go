@@ -183,33 +183,25 @@ func (w *writer) insert(records []newRecord) (int, error) {
 		plain = plain && r.plain()
 		w.remember(r.ID, place{r.seq, r.job, r.Exclusive})
 	}
+	s, parameters := w.inserts[len(records)], insertParameters
 	if plain {
-		s := w.plainInserts[len(records)]
-		for i := range records {
-			r, p := &records[i], i*plainParameters
-			bindLease(s, p+1, &r.state, r.Execution)
-			s.BindInt64(p+10, r.seq)
-			s.BindInt64(p+11, r.job)
-			s.BindInt64(p+12, millis(r.at))
-			s.BindInt64(p+13, int64(r.JobVersion))
-			s.BindBool(p+14, r.Frozen.Idempotent)
-			s.BindInt64(p+15, r.CreatedAt.UnixMilli())
-		}
-		return w.step(s)
+		s, parameters = w.plainInserts[len(records)], plainParameters
 	}
-	s := w.inserts[len(records)]
 	for i := range records {
-		r, p := &records[i], i*insertParameters
-		bindState(s, p+1, &r.state, r.Execution)
-		s.BindInt64(p+16, r.seq)
-		s.BindInt64(p+17, r.job)
-		s.BindInt64(p+18, millis(r.at))
-		s.BindText(p+19, r.cause)
-		s.BindInt64(p+20, int64(r.JobVersion))
-		s.BindBool(p+21, r.Frozen.Idempotent)
-		bindOptional(s, p+22, r.frozen)
-		bindOptional(s, p+23, r.TriggeredByUser)
-		s.BindInt64(p+24, r.CreatedAt.UnixMilli())
+		r, p := &records[i], i*parameters
+		bindLease(s, p+1, &r.state, r.Execution)
+		s.BindInt64(p+10, r.seq)
+		s.BindInt64(p+11, r.job)
+		s.BindInt64(p+12, millis(r.at))
+		s.BindText(p+13, r.cause)
+		s.BindInt64(p+14, int64(r.JobVersion))
+		s.BindBool(p+15, r.Frozen.Idempotent)
+		s.BindInt64(p+16, r.CreatedAt.UnixMilli())
+		if !plain {
+			bindPast(s, p+17, &r.state)
+			bindOptional(s, p+23, r.frozen)
+			bindOptional(s, p+24, r.TriggeredByUser)
+		}
 	}
 	return w.step(s)
 }
@@ -217,7 +209,7 @@ func (w *writer) insert(records []newRecord) (int, error) {
 // plain tells whether a record is like nearly all that fires insert: it never
 // began, and says nothing that its job's version does not.
 func (r *newRecord) plain() bool {
-	return r.cause == "" && r.TriggeredByUser == "" && r.frozen == "" && r.state.neverBegan()
+	return r.TriggeredByUser == "" && r.frozen == "" && r.state.neverBegan()
 }
 
 // frozen returns what the record was frozen with, or nothing if its job's version

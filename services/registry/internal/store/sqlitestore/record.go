@@ -173,12 +173,7 @@ func (s *state) decode(e *job.Execution) error {
 // bindState binds what a Change writes to the 15 parameters from first on.
 func bindState(s *sqlite.Stmt, first int, st *state, e *job.Execution) {
 	bindLease(s, first, st, e)
-	s.BindBool(first+9, st.ownAttempt)
-	bindInt(s, first+10, st.startedAt)
-	bindInt(s, first+11, st.completedAt)
-	bindOptional(s, first+12, st.isolation)
-	bindOptional(s, first+13, st.result)
-	bindOptional(s, first+14, st.detail)
+	bindPast(s, first+9, st)
 }
 
 // bindLease binds who holds the record and who looks at it to the 9 parameters from
@@ -209,6 +204,17 @@ func bindLease(s *sqlite.Stmt, first int, st *state, e *job.Execution) {
 	}
 }
 
+// bindPast binds what there is of one that began, or has more to say of itself, to
+// the 6 parameters from first on.
+func bindPast(s *sqlite.Stmt, first int, st *state) {
+	s.BindBool(first, st.ownAttempt)
+	bindInt(s, first+1, st.startedAt)
+	bindInt(s, first+2, st.completedAt)
+	bindOptional(s, first+3, st.isolation)
+	bindOptional(s, first+4, st.result)
+	bindOptional(s, first+5, st.detail)
+}
+
 // neverBegan tells whether bindLease binds all that there is.
 func (s *state) neverBegan() bool {
 	return !s.ownAttempt && s.startedAt == none && s.completedAt == none && s.isolation == "" && s.result == "" && s.detail == ""
@@ -225,7 +231,8 @@ func seatOf(e *job.Execution) string {
 
 const (
 	leaseColumns = `status, token, session, stream, number, host, queue, wake_at, exclusive`
-	stateColumns = leaseColumns + `, own_attempt, started_at, completed_at, isolation, result, detail`
+	pastColumns  = `own_attempt, started_at, completed_at, isolation, result, detail`
+	stateColumns = leaseColumns + `, ` + pastColumns
 )
 
 // selectExecution reads whole records; what follows it narrows the choice. It

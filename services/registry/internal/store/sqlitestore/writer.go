@@ -151,10 +151,11 @@ type writer struct {
 
 const maxPlaces = 1 << 17
 
-// Parameters of a record to insert, and of a plain one (newRecord.plain).
+// Parameters of a record to insert; those of a plain one (newRecord.plain) come
+// first.
 const (
 	insertParameters = 24
-	plainParameters  = 15
+	plainParameters  = 16
 )
 
 // hot are the statements of the paths that every run takes.
@@ -192,16 +193,17 @@ func newWriter(s *Store, c *conn) (*writer, error) {
 		*h.stmt = stmt
 	}
 	w.inserts, w.plainInserts = map[int]*sqlite.Stmt{}, map[int]*sqlite.Stmt{}
+	const plain = leaseColumns + `, seq, job, at, cause, version, idempotent, created_at`
 	for _, kind := range []struct {
 		by         map[int]*sqlite.Stmt
 		columns    string
-		parameters string
+		parameters int
 	}{
-		{w.inserts, stateColumns + `, seq, job, at, cause, version, idempotent, frozen, triggered_by, created_at`, marks(insertParameters)},
-		{w.plainInserts, leaseColumns + `, seq, job, at, version, idempotent, created_at, cause`, marks(plainParameters) + `, ''`},
+		{w.inserts, plain + `, ` + pastColumns + `, frozen, triggered_by`, insertParameters},
+		{w.plainInserts, plain, plainParameters},
 	} {
 		for _, n := range together {
-			rows := strings.Repeat(`, (`+kind.parameters+`)`, n)[2:]
+			rows := strings.Repeat(`, (`+marks(kind.parameters)+`)`, n)[2:]
 			stmt, err := c.Prepare(`INSERT INTO executions (` + kind.columns + `) VALUES ` + rows + ` ON CONFLICT DO NOTHING`)
 			if err != nil {
 				return nil, err
